@@ -1,0 +1,1 @@
+"""The configuration tree of every job: YAML groups, the typed schema and its cross-field checks."""

@@ -1,0 +1,360 @@
+"""Every key of every job, with its type, default and meaning. Standard library only.
+
+YAML files under ``conf/`` choose and override; this file is the single owner of defaults and of the checks that involve
+more than one key. ``gemcutter config`` prints it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+FORMAT = 1
+
+JOBS = ("curate", "tokenize", "train", "evaluate", "export", "demo")
+
+
+def key(default: Any, doc: str) -> Any:
+    """A configuration key: its default and one sentence of meaning."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
+    return field(default=default, metadata={"doc": doc})
+
+
+def section(kind: type, doc: str) -> Any:
+    """A nested group of keys."""
+    return field(default_factory=kind, metadata={"doc": doc})
+
+
+@dataclass
+class Source:
+    """One place documents come from."""
+
+    kind: str = key("local", "python_env, local or huggingface")
+    name: str = key("", "name written to the column `source` (empty: the kind)")
+    paths: list[str] = key([], "local: globs of txt, md, html, jsonl, jsonl.zst, parquet, warc or warc.gz files")
+    dataset: str = key("", "huggingface: dataset name or local dataset folder")
+    config: Optional[str] = key(None, "huggingface: configuration of the dataset")
+    split: str = key("train", "huggingface: split to stream")
+    text_field: str = key("text", "field of a jsonl, Parquet or dataset row that holds the text")
+    license: str = key("", "licence written to each document that states none itself")
+    limit_bytes: Optional[int] = key(None, "stop reading this source after so many bytes of UTF-8 text")
+
+
+@dataclass
+class Curate:
+    sources: list[Source] = key([], "where documents come from, read in this order")
+    output: str = key("data/${name}/text", "folder of curated Parquet")
+    languages: list[str] = key([], "ISO 639-1 codes to keep (empty: every language)")
+    language_confidence: float = key(0.5, "drop a document whose best language is less certain than this (0 to 1)")
+    min_words: int = key(50, "Gopher: fewest words of a document")
+    max_words: int = key(100_000, "Gopher: most words of a document")
+    part_bytes: int = key(128 * 2**20, "UTF-8 bytes of text per Parquet part")
+    workers: int = key(1, "processes that read and judge documents; output bytes do not depend on it")
+
+
+@dataclass
+class Tokenizer:
+    model: Optional[str] = key(None, "an existing SentencePiece .model; null trains one")
+    output: str = key("data/${name}/tokenizer.model", "where `tokenize` writes the model it trains")
+    vocab_size: int = key(32_768, "pieces of a trained model, special and byte pieces included")
+    train_bytes: int = key(256 * 2**20, "UTF-8 bytes of text sampled to train on")
+    threads: int = key(1, "threads of the SentencePiece trainer; the file is byte-identical only with 1")
+
+
+@dataclass
+class Tokenize:
+    input: str = key("data/${name}/text", "folder of curated Parquet")
+    output: str = key("data/${name}/tokens", "folder of token shards; held-out documents go to its folder `held_out`")
+    held_out: float = key(0.005, "fraction of documents, chosen by a hash of their id, that is never trained on")
+    shard_tokens: int = key(64 * 2**20, "tokens per shard, about")
+    block_documents: int = key(256, "documents per block: the unit that is read and verified")
+
+
+@dataclass
+class Data:
+    manifest: str = key("data/${name}/tokens/manifest.json", "manifest of the token shards to train on")
+    held_out: Optional[str] = key("data/${name}/tokens/held_out/manifest.json", "manifest of held-out shards; null for none")
+    sequence_length: int = key(2048, "positions per row")
+    packing: str = key("best_fit", "best_fit, concat or pad: how documents fill rows")
+    window_blocks: int = key(64, "blocks whose documents are packed together")
+    workers: int = key(0, "processes that prepare batches beside the trainer; 0 uses one thread")
+
+
+@dataclass
+class Model:
+    size: str = key("tiny", "name in the table of sizes (trainer/model/sizes.py)")
+    vocab_size: Optional[int] = key(None, "embedding rows; null: the size's own, or for tiny the tokenizer's pieces")
+    num_layers: Optional[int] = key(None, "overrides the size's number of layers")
+    d_model: Optional[int] = key(None, "overrides the size's width")
+    d_ff: Optional[int] = key(None, "overrides the size's feed-forward width per branch")
+    num_heads: Optional[int] = key(None, "overrides the size's query heads")
+    num_kv_heads: Optional[int] = key(None, "overrides the size's key and value heads")
+    head_dim: Optional[int] = key(None, "overrides the size's head width")
+    window: Optional[int] = key(None, "overrides the size's sliding window")
+
+
+@dataclass
+class Optim:
+    name: str = key("adamw", "adamw")
+    peak_lr: float = key(3e-4, "learning rate after warm-up")
+    warmup_steps: int = key(100, "steps of linear warm-up from 0")
+    schedule: str = key("cosine", "cosine, wsd (warm-up, stable, decay) or constant, after warm-up")
+    final_lr_ratio: float = key(0.1, "last learning rate over peak_lr")
+    decay_steps: Optional[int] = key(None, "wsd: length of the final linear decay (null: a tenth of steps)")
+    beta1: float = key(0.9, "decay of the first moment")
+    beta2: float = key(0.95, "decay of the second moment")
+    eps: float = key(1e-8, "added to the root of the second moment")
+    weight_decay: float = key(0.1, "decoupled decay of matrices; norms and embeddings have none")
+    clip_norm: float = key(1.0, "largest global gradient norm")
+    z_loss: float = key(0.0, "weight of the squared log-partition added to the loss")
+
+
+@dataclass
+class Mesh:
+    replica: int = key(1, "replicas of the sharded model, across slices or nodes; -1: the rest")
+    fsdp: int = key(-1, "processes that share one copy of the parameters; -1: the rest")
+    reduce_dtype: str = key("fp32", "fp32 or bf16: precision in which gradients are summed over processes")
+
+
+@dataclass
+class Backend:
+    name: str = key("auto", "auto, cpu or cuda")
+
+
+@dataclass
+class Tracker:
+    name: str = key("wandb", "wandb (online), offline (W&B files for a later `wandb sync`) or none")
+    project: str = key("gemcutter", "W&B project")
+    entity: Optional[str] = key(None, "W&B team or user")
+    group: Optional[str] = key(None, "W&B group")
+    tags: list[str] = key([], "W&B tags")
+
+
+@dataclass
+class Checkpoint:
+    every: int = key(1000, "steps between checkpoints; the last step is always saved")
+    keep_last: int = key(3, "newest committed checkpoints that are kept")
+    keep_every: Optional[int] = key(None, "keep each checkpoint whose step is a multiple of this for good")
+    directory: Optional[str] = key(None, "where checkpoints go (null: runs/<run_id>/checkpoints)")
+    max_failed: int = key(3, "failed saves in a row before the run stops with exit code 79")
+
+
+@dataclass
+class Evaluate:
+    run: Optional[str] = key(None, "run id or run directory to score (null: the run this configuration names)")
+    step: Optional[int] = key(None, "checkpoint to score (null: the latest committed one)")
+    tasks: list[str] = key(["piqa", "arc_easy"], "benchmark tasks to score; empty for none")
+    benchmarks: Optional[str] = key(None, "folder with the benchmark files (null: the variable GEMCUTTER_BENCHMARKS)")
+    limit: Optional[int] = key(None, "score only the first so many items of each task")
+    batch_tokens: int = key(16_384, "tokens per forward pass while scoring")
+    every: Optional[int] = key(None, "steps between held-out losses while training (null: never)")
+    batches: int = key(8, "rows of held-out text per held-out loss, in units of micro_batch")
+
+
+@dataclass
+class Export:
+    run: Optional[str] = key(None, "run id or run directory to export (null: the run this configuration names)")
+    step: Optional[int] = key(None, "checkpoint to export (null: the latest committed one)")
+    format: str = key("hf", "hf: a folder that transformers loads")
+    dtype: str = key("fp32", "fp32 or bf16: precision of the exported weights")
+    output: Optional[str] = key(None, "folder to write (null: runs/<run_id>/exports/<format>-step-<step>)")
+
+
+@dataclass
+class Launch:
+    name: str = key("local", "local: this machine")
+    processes: Optional[int] = key(None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA)")
+
+
+@dataclass
+class Job:
+    name: str = key("dev", "human name of the run; part of the default run_id and of the default data paths")
+    run_id: Optional[str] = key(None, "directory under runs/ and W&B id (null: <name>-<8 hex of the identity keys>)")
+    seed: int = key(0, "seed of initial weights and data order")
+    steps: int = key(1000, "optimizer steps")
+    tokens_per_step: int = key(65_536, "tokens of the global batch")
+    micro_batch: int = key(4, "rows per process and forward pass")
+    precision: str = key("bf16", "bf16 (compute; masters are fp32) or fp32")
+    remat: str = key("none", "none or block: recompute activations of each block in the backward pass")
+    data: Data = section(Data, "which tokens, in which order")
+    model: Model = section(Model, "which Gemma")
+    tokenizer: Tokenizer = section(Tokenizer, "train a SentencePiece model, or use one")
+    optim: Optim = section(Optim, "optimizer and schedule")
+    mesh: Mesh = section(Mesh, "how processes share the model")
+    backend: Backend = section(Backend, "device")
+    tracker: Tracker = section(Tracker, "where metrics go besides metrics.jsonl")
+    checkpoint: Checkpoint = section(Checkpoint, "when state is saved")
+    evaluate: Evaluate = section(Evaluate, "scoring")
+    export: Export = section(Export, "portable weights")
+    curate: Curate = section(Curate, "raw text to curated text")
+    tokenize: Tokenize = section(Tokenize, "curated text to token shards")
+    launch: Launch = section(Launch, "where the job runs")
+
+
+CHOICES = {
+    "precision": ("bf16", "fp32"),
+    "remat": ("none", "block"),
+    "data.packing": ("best_fit", "concat", "pad"),
+    "optim.name": ("adamw",),
+    "optim.schedule": ("cosine", "wsd", "constant"),
+    "mesh.reduce_dtype": ("fp32", "bf16"),
+    "backend.name": ("auto", "cpu", "cuda"),
+    "tracker.name": ("wandb", "offline", "none"),
+    "export.format": ("hf",),
+    "export.dtype": ("fp32", "bf16"),
+    "launch.name": ("local",),
+}
+SOURCE_KINDS = ("python_env", "local", "huggingface")
+
+POSITIVE = (
+    "steps", "tokens_per_step", "micro_batch", "data.sequence_length", "data.window_blocks", "checkpoint.every",
+    "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.batches", "curate.workers",
+    "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
+    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm",
+)  # fmt: skip
+NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
+FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio", "optim.beta1", "optim.beta2")
+
+# What a run is. A change of one of these makes another run; everything else may change between restarts.
+IDENTITY = (
+    "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
+    "optim",
+)  # fmt: skip
+
+
+def get(job: Any, path: str) -> Any:
+    """The value at a dotted path."""
+    for part in path.split("."):
+        job = getattr(job, part)
+    return job
+
+
+def check(job: Job) -> list[str]:
+    """Every combination of values that cannot work, one sentence each; empty when the job is sound."""
+    problems = []
+    for path, choices in CHOICES.items():
+        if get(job, path) not in choices:
+            problems.append(f"{path}={get(job, path)} is not one of {', '.join(choices)}")
+    for path in POSITIVE:
+        if not get(job, path) > 0:
+            problems.append(f"{path}={get(job, path)} must be greater than 0")
+    for path in NOT_NEGATIVE:
+        if get(job, path) < 0:
+            problems.append(f"{path}={get(job, path)} must not be negative")
+    for path in FRACTIONS:
+        if not 0 <= get(job, path) <= 1:
+            problems.append(f"{path}={get(job, path)} must lie between 0 and 1")
+    for index, source in enumerate(job.curate.sources):
+        if source.kind not in SOURCE_KINDS:
+            problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
+        elif source.kind == "local" and not source.paths:
+            problems.append(f"curate.sources[{index}].paths is empty: name at least one glob")
+        elif source.kind == "huggingface" and not source.dataset:
+            problems.append(f"curate.sources[{index}].dataset is empty: name a dataset or a local dataset folder")
+    if problems:
+        return problems  # the sums below would only repeat them
+    return _check_batch(job) + _check_mesh(job)
+
+
+def _check_batch(job: Job) -> list[str]:
+    tokens, length = job.tokens_per_step, job.data.sequence_length
+    if tokens % length:
+        near = max(1, round(tokens / length)) * length
+        return [f"tokens_per_step={tokens} is not a multiple of data.sequence_length={length}: use tokens_per_step={near}"]
+    feeders = planned_processes(job)
+    if feeders is None:  # known only where the devices are; the trainer checks again there
+        return []
+    return check_rows(job, feeders)
+
+
+def check_rows(job: Job, feeders: int) -> list[str]:
+    """Whether `feeders` processes can share the rows of a step evenly."""
+    rows, share = job.tokens_per_step // job.data.sequence_length, job.micro_batch * feeders
+    if rows % share == 0:
+        return []
+    if rows % feeders:
+        legal = [n for n in range(1, rows + 1) if rows % n == 0][:12]
+        return [
+            f"a step of tokens_per_step={job.tokens_per_step} holds {rows} rows of data.sequence_length="
+            f"{job.data.sequence_length}, which {feeders} processes cannot share evenly: use one of {legal} processes"
+        ]
+    legal = [n for n in range(1, rows // feeders + 1) if (rows // feeders) % n == 0]
+    return [
+        f"micro_batch={job.micro_batch} on {feeders} processes does not divide the {rows} rows of a step "
+        f"(tokens_per_step={job.tokens_per_step} / data.sequence_length={job.data.sequence_length}): "
+        f"use micro_batch={'|'.join(map(str, legal))}"
+    ]
+
+
+def _check_mesh(job: Job) -> list[str]:
+    axes = {"mesh.replica": job.mesh.replica, "mesh.fsdp": job.mesh.fsdp}
+    problems = [f"{path}={n} must be -1 (the rest) or at least 1" for path, n in axes.items() if n == 0 or n < -1]
+    if list(axes.values()).count(-1) > 1:
+        problems.append(f"only one axis may be -1 (the rest), not {' and '.join(axes)}")
+    if not problems and job.launch.processes is not None:
+        problems += check_mesh_size(job, job.launch.processes, "launch.processes")
+    return problems
+
+
+def check_mesh_size(job: Job, processes: int, origin: str) -> list[str]:
+    """Whether the mesh axes multiply to the number of processes."""
+    fixed = math.prod(n for n in (job.mesh.replica, job.mesh.fsdp) if n != -1)
+    rest = -1 in (job.mesh.replica, job.mesh.fsdp)
+    if fixed == processes or (rest and processes % fixed == 0):
+        return []
+    return [
+        f"mesh.replica={job.mesh.replica} x mesh.fsdp={job.mesh.fsdp} does not match {origin}={processes}: "
+        f"set mesh.fsdp=-1, or axes whose product is {processes}"
+    ]
+
+
+def planned_processes(job: Job) -> int | None:
+    """Training processes on this machine as far as configuration alone tells; None where it depends on the devices."""
+    if job.launch.processes is not None:
+        return job.launch.processes
+    if job.backend.name == "cuda":
+        return None
+    return math.prod(n for n in (job.mesh.replica, job.mesh.fsdp) if n != -1)
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """The identity keys and their values, flat: what must not change when a run is resumed."""
+    return {path: value for path, value in flatten(job).items() if path.startswith(IDENTITY)}
+
+
+def run_id(job: Job) -> str:
+    """The run's stable name: given, or `<name>-<8 hex of the identity keys>`."""
+    if job.run_id is not None:
+        return job.run_id
+    canonical = json.dumps(identity(job), sort_keys=True)
+    return f"{job.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+
+
+def run_directory(run: str) -> Path:
+    """A run id, or a path to a run directory, as a path."""
+    return Path(run) if "/" in run or Path(run, "config.yaml").is_file() else Path("runs", run)
+
+
+def checkpoint_directory(job: Job) -> Path:
+    """Where the run's checkpoints go."""
+    return Path(job.checkpoint.directory or run_directory(run_id(job)) / "checkpoints")
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A (nested) dataclass as dotted paths to plain values."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(node):
+        value, path = getattr(node, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, path + ".")
+        elif isinstance(value, list):
+            flat[path] = [dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for v in value]
+        else:
+            flat[path] = value
+    return flat

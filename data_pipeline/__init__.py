@@ -1,0 +1,1 @@
+"""Raw text to curated text, to token shards, to batches. Never imports `trainer` or `launch`."""

@@ -1,0 +1,1 @@
+"""The `gemcutter` command: a job on this machine. Never imports torch."""
