@@ -79,7 +79,9 @@ class Tokenize:
 @dataclass
 class Data:
     manifest: str = key("data/${name}/tokens/manifest.json", "manifest of the token shards to train on")
-    held_out: Optional[str] = key("data/${name}/tokens/held_out/manifest.json", "manifest of held-out shards; null for none")
+    held_out: Optional[str] = key(
+        "data/${name}/tokens/held_out/manifest.json", "manifest of held-out shards; null for none"
+    )
     sequence_length: int = key(2048, "positions per row")
     packing: str = key("best_fit", "best_fit, concat or pad: how documents fill rows")
     window_blocks: int = key(64, "blocks whose documents are packed together")
@@ -169,7 +171,9 @@ class Export:
 @dataclass
 class Launch:
     name: str = key("local", "local: this machine")
-    processes: Optional[int] = key(None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA)")
+    processes: Optional[int] = key(
+        None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA)"
+    )
 
 
 @dataclass
@@ -266,7 +270,9 @@ def _check_batch(job: Job) -> list[str]:
     tokens, length = job.tokens_per_step, job.data.sequence_length
     if tokens % length:
         near = max(1, round(tokens / length)) * length
-        return [f"tokens_per_step={tokens} is not a multiple of data.sequence_length={length}: use tokens_per_step={near}"]
+        return [
+            f"tokens_per_step={tokens} is not a multiple of data.sequence_length={length}: use tokens_per_step={near}"
+        ]
     feeders = planned_processes(job)
     if feeders is None:  # known only where the devices are; the trainer checks again there
         return []

@@ -1,0 +1,76 @@
+"""`gemcutter <job> [group=option ...] [key=value ...]`: the door of every job and every plain command.
+
+Only what a command needs is imported, so that `gemcutter --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+from conf.exits import CONFIG, DONE, ERRORS
+from conf.schema import JOBS
+
+HELP = """\
+gemcutter: pretrains Gemma models, from raw text to an evaluated checkpoint
+
+usage: gemcutter <job> [group=option ...] [key=value ...]
+       gemcutter <command> [arguments]
+
+jobs (overrides as in Hydra; add --help for the configuration groups, --cfg job to print the result, -m to sweep)
+  curate      raw documents -> filtered, deduplicated, scrubbed text and a data card
+  tokenize    curated text -> SentencePiece model and token shards
+  train       token shards -> checkpoints; run it again to resume
+  evaluate    score a checkpoint: benchmark tasks and bits per byte
+  export      checkpoint -> a folder that transformers loads
+  demo        the whole road on this machine in minutes
+
+commands
+  config      every key with its type, default and meaning
+  doctor      is this environment right, and if not what to do
+
+examples
+  gemcutter demo
+  gemcutter train experiment=demo optim.peak_lr=1e-3 mesh.fsdp=2 model=tiny
+  gemcutter train -m optim.peak_lr=1e-3,2e-3 experiment=demo
+
+exit codes: 0 done, 75 stopped and saved (start again), 77 diverged, 78 configuration, 79 data or storage
+"""
+
+COMMANDS = ("config", "doctor")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job or command; returns its exit code."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        return _dispatch(name, rest)
+    except ERRORS as error:
+        print(f"gemcutter {name}: {error}", file=sys.stderr)
+        return error.code
+
+
+def _dispatch(name: str, rest: list[str]) -> int:
+    if name in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return DONE
+    if name in JOBS:
+        from launch.jobs import run_job
+
+        return run_job(name, rest)
+    if name == "config":
+        from launch.config import print_keys
+
+        return print_keys(rest)
+    if name == "doctor":
+        from launch.doctor import examine
+
+        return examine()
+    close = difflib.get_close_matches(name, [*JOBS, *COMMANDS], n=1)
+    hint = f"did you mean {close[0]}?" if close else "gemcutter --help lists them."
+    print(f"gemcutter: no job or command {name!r}; {hint}", file=sys.stderr)
+    return CONFIG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

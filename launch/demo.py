@@ -1,0 +1,5 @@
+"""placeholder replaced below"""
+
+
+def run(job, overrides):
+    return 0
