@@ -1,0 +1,178 @@
+"""Gemma 1, 2 and 3 for text: one model whose features a `GemmaConfig` switches.
+
+Knows nothing of devices, sharding, precision policies or configuration files: it computes in the dtype of the weights
+it meets, and whoever trains it shards `blocks` and wraps them.
+
+Shape suffixes: B rows, S positions, T keys, D width, V words, R = B * S, P rotated pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.nn import functional as F
+
+from trainer.model.attention import Attention, visible
+from trainer.model.config import GemmaConfig, Kind
+from trainer.model.layers import FeedForward, RMSNorm, rope_tables, soft_cap
+from trainer.model.loss import token_loss
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What all layers of one kind share in a forward pass, built once: who sees whom, and how positions rotate.
+
+    An object rather than loose arguments because FSDP rounds every float tensor that it finds among a block's
+    arguments to the compute dtype, and the angles must stay in float32.
+    """
+
+    visible_BST: Tensor
+    cos_BS1P: Tensor
+    sin_BS1P: Tensor
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on a normalised copy of the stream; Gemma 2 and 3 normalise the result too."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.attention = Attention(config)
+        self.attention_post_norm = RMSNorm(config.d_model, config.norm_eps) if config.post_norms else nn.Identity()
+        self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.feed_forward = FeedForward(config.d_model, config.d_ff)
+        self.feed_forward_post_norm = RMSNorm(config.d_model, config.norm_eps) if config.post_norms else nn.Identity()
+
+    def forward(self, x_BSD: Tensor, around: Surroundings) -> Tensor:
+        attended_BSD = self.attention(self.attention_norm(x_BSD), around.visible_BST, around.cos_BS1P, around.sin_BS1P)
+        x_BSD = x_BSD + self.attention_post_norm(attended_BSD)
+        return x_BSD + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x_BSD)))
+
+
+class Gemma(nn.Module):
+    """The whole model. Weights are uninitialised until `init_weights` or a checkpoint fills them.
+
+    `blocks` are the units to shard and to recompute.
+    """
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+
+    def forward(
+        self,
+        tokens_BS: Tensor,
+        segments_BS: Tensor,
+        positions_BS: Tensor,
+        targets_BS: Tensor | None = None,
+        weights_BS: Tensor | None = None,
+        z_loss: float = 0.0,
+    ) -> Tensor:
+        """Logits [B, S, V] in float32, or with targets the summed loss, a float32 scalar.
+
+        Args:
+            tokens_BS: integer inputs.
+            segments_BS: integers that number the documents of a row; a token sees only earlier tokens of its own.
+            positions_BS: integers, distance from the start of the document, for RoPE.
+            targets_BS: int64, the token that each position should predict.
+            weights_BS: factor on the loss of each position; None: 1.
+            z_loss: weight of log(Z)^2 beside the negative log-likelihood.
+
+        The loss is computed here and not on returned logits because they would not fit, and because the output shares
+        the embedding's weight, which a sharded model holds whole only inside its forward pass.
+        """
+        config = self.config
+        around = {kind: self._surroundings(kind, segments_BS, positions_BS) for kind in set(config.layer_kinds)}
+        x_BSD = F.embedding(tokens_BS, self.embedding.weight)
+        x_BSD = x_BSD * _rounded(math.sqrt(config.d_model), x_BSD.dtype)
+        for block, kind in zip(self.blocks, config.layer_kinds, strict=True):
+            x_BSD = block(x_BSD, around[kind])
+        x_BSD = self.final_norm(x_BSD)
+        if targets_BS is None:
+            logits_BSV = F.linear(x_BSD, self.embedding.weight).float()
+            return logits_BSV if config.final_soft_cap is None else soft_cap(logits_BSV, config.final_soft_cap)
+        weights_BS = torch.ones_like(targets_BS, dtype=torch.float32) if weights_BS is None else weights_BS
+        return token_loss(
+            x_BSD.flatten(0, 1),
+            self.embedding.weight,
+            targets_BS.flatten(),
+            weights_BS.flatten(),
+            config.final_soft_cap,
+            z_loss,
+        )
+
+    def _surroundings(self, kind: Kind, segments_BS: Tensor, positions_BS: Tensor) -> Surroundings:
+        config = self.config
+        local = kind == "local"
+        cos_BS1P, sin_BS1P = rope_tables(
+            positions_BS,
+            config.head_dim,
+            config.rope_base_local if local else config.rope_base_global,
+            1.0 if local else config.rope_scale_global,
+        )
+        return Surroundings(visible(segments_BS, config.window if local else None), cos_BS1P, sin_BS1P)
+
+
+@functools.cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """`value` as `dtype` holds it: the released models saw the root of 3072 as bfloat16's 55.5, not 55.43."""
+    return torch.tensor(value, dtype=dtype, device="cpu").item()
+
+
+@torch.no_grad()
+def init_weights(model: Gemma, seed: int) -> None:
+    """Fills every parameter in place; the same values for the same seed on any number of processes and any mesh.
+
+    norms                         0: the norm multiplies by 1 + w
+    embedding                     normal, std min(0.02, 4 / d_model): a token's own logit starts at 4 at most, so the
+                                  first loss is ln(vocabulary)
+    other matrices                normal, std fan_in^-1/2: unit variance in, unit variance out
+    attention.o, feed_forward.down  the same over (2 num_layers)^1/2 where no norm follows (Gemma 1), as in GPT-2: the
+                                  variance of the stream stays of order 1
+
+    Each tensor is drawn whole, in float32 on the host, from a generator of its own seeded by `seed` and its name, and
+    every process keeps its part; host memory for the largest tensor is needed on each process for a moment.
+    """
+    for name, parameter in model.named_parameters():
+        name = _bare_name(name)
+        std = _init_std(model.config, name, parameter)
+        if std == 0:
+            parameter.zero_()
+            continue
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little"))
+        whole = torch.empty(parameter.shape, dtype=torch.float32, device="cpu").normal_(0.0, std, generator=generator)
+        if isinstance(parameter, DTensor):
+            shape, offset = compute_local_shape_and_global_offset(
+                parameter.shape, parameter.device_mesh, parameter.placements
+            )
+            part = tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))
+            parameter.to_local().copy_(whole[part])
+        else:
+            parameter.copy_(whole)
+
+
+def _bare_name(name: str) -> str:
+    """The name without what wrappers for recomputation and compilation insert."""
+    return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
+
+
+def _init_std(config: GemmaConfig, name: str, parameter: Tensor) -> float:
+    if parameter.ndim == 1:
+        return 0.0
+    if name == "embedding.weight":
+        return min(0.02, 4 / config.d_model)
+    std = parameter.shape[1] ** -0.5
+    if not config.post_norms and name.endswith(("attention.o.weight", "feed_forward.down.weight")):
+        std /= math.sqrt(2 * config.num_layers)
+    return std
