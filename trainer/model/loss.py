@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.model.layers import soft_cap
-
-CHUNK_BYTES = 2**26  # of float32 logits; larger gains no speed on a processor, smaller starves a GPU's matrix units
+CHUNK = 512  # tokens; enough to keep matrix units busy, and 0.5 GiB of float32 logits at the largest vocabulary
 
 
 def token_loss(
@@ -48,27 +46,40 @@ class _TokenLoss(torch.autograd.Function):
         grad_x_RD = torch.empty_like(x_RD) if needs_x else None
         # A float32 sum over chunks, rounded to the embedding's dtype once.
         grad_embedding_VD = torch.zeros_like(embedding_VD, dtype=torch.float32) if needs_embedding else None
-        rows = max(1, CHUNK_BYTES // (4 * embedding_VD.shape[0]))
-        for start in range(0, x_RD.shape[0], rows):
-            chunk = slice(start, start + rows)
+        # Buffers that all chunks share and change in place: on a processor, fresh ones would cost more than the sums.
+        shape = (min(CHUNK, x_RD.shape[0]), embedding_VD.shape[0])
+        product = x_RD.new_empty(shape)
+        float32 = product if product.dtype == torch.float32 else torch.empty_like(product, dtype=torch.float32)
+        tanh = None if cap is None else torch.empty_like(float32)
+        for start in range(0, x_RD.shape[0], CHUNK):
+            chunk = slice(start, start + CHUNK)
             x_CD, targets_C1, weights_C1 = x_RD[chunk], targets_R[chunk, None], weights_R[chunk, None]
-            logits_CV = (x_CD @ embedding_VD.T).float()
-            if cap is not None:
-                logits_CV = soft_cap(logits_CV, cap)
-            log_z_C1 = logits_CV.logsumexp(dim=-1, keepdim=True)
-            nll_C1 = log_z_C1 - logits_CV.gather(1, targets_C1)
-            loss += (weights_C1 * (nll_C1 + z_loss * log_z_C1.square())).sum()
+            product_CV, values_CV = product[: len(x_CD)], float32[: len(x_CD)]
+            torch.mm(x_CD, embedding_VD.T, out=product_CV)
+            if product_CV is not values_CV:
+                values_CV.copy_(product_CV)
+            if tanh is not None and cap is not None:
+                tanh_CV = torch.tanh(values_CV.div_(cap), out=tanh[: len(x_CD)])
+                torch.mul(tanh_CV, cap, out=values_CV)
+            target_C1, largest_C1 = values_CV.gather(1, targets_C1), values_CV.amax(dim=1, keepdim=True)
+            sum_C1 = values_CV.sub_(largest_C1).exp_().sum(dim=1, keepdim=True)
+            log_z_C1 = sum_C1.log() + largest_C1
+            loss += (weights_C1 * (log_z_C1 - target_C1 + z_loss * log_z_C1.square())).sum()
             if not (needs_x or needs_embedding):
                 continue
-            grad_CV = (logits_CV - log_z_C1).exp_().mul_(weights_C1 * (1 + 2 * z_loss * log_z_C1))
-            grad_CV.scatter_add_(1, targets_C1, -weights_C1)
-            if cap is not None:
-                grad_CV *= 1 - (logits_CV / cap).square_()
-            grad_CV = grad_CV.to(x_RD.dtype)
+            # d loss / d logit = weight * (p * (1 + 2 z_loss log Z) - [is target])
+            values_CV.mul_(weights_C1 * (1 + 2 * z_loss * log_z_C1) / sum_C1)
+            values_CV.scatter_add_(1, targets_C1, -weights_C1)
+            if tanh is not None:
+                values_CV.mul_(tanh_CV.square_().neg_().add_(1))
+            if product_CV is not values_CV:
+                product_CV.copy_(values_CV)
             if grad_x_RD is not None:
-                torch.mm(grad_CV, embedding_VD, out=grad_x_RD[chunk])
-            if grad_embedding_VD is not None:
-                grad_embedding_VD += grad_CV.T @ x_CD
+                torch.mm(product_CV, embedding_VD, out=grad_x_RD[chunk])
+            if grad_embedding_VD is not None and product_CV is values_CV:
+                grad_embedding_VD.addmm_(product_CV.T, x_CD)
+            elif grad_embedding_VD is not None:
+                grad_embedding_VD += product_CV.T @ x_CD
         ctx.save_for_backward(grad_x_RD, grad_embedding_VD)
         ctx.embedding_dtype = embedding_VD.dtype
         return loss
