@@ -1,0 +1,316 @@
+"""The job `tokenize`: curated text to a tokenizer, token shards and the plan of their order.
+
+Knows nothing of how text was curated or how a trainer reads shards. Documents are split, sampled and shuffled by hashes
+of their ids, so the result depends on the curated text and the configuration alone: not on the run's seed, the number
+of cores, or restarts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from conf.exits import ConfigError, DataError
+from conf.schema import Job
+from data_pipeline import tokenizer as sentencepiece_model
+from data_pipeline.order import Packing, dump_plan, load_plan, plan_name
+from data_pipeline.reader import Shards
+from data_pipeline.shards import Document, publish, write_shards
+from data_pipeline.tokenizer import Tokenizer
+
+CURATED_FORMAT = 1  # the newest format of a curated manifest this reads
+
+_READ_ROWS = 1024  # documents in memory at a time while they are read and encoded
+_BUCKET_BYTES = 128 * 2**20  # of text: what is sorted in memory at a time
+_MOST_BUCKETS = 512  # files open at a time
+
+
+def tokenize(job: Job) -> dict[str, Any]:
+    """Run the job; returns its summary. Does nothing where the shards of this configuration are already complete.
+
+    Raises DataError where the curated text is missing, empty or not what its manifest says, or the disk fails;
+    ConfigError where the output belongs to another configuration or a value cannot work with this text.
+    """
+    curated = Curated.open(job.tokenize.input)
+    output = Path(job.tokenize.output)
+    config = {
+        "tokenizer.model": _file_sha256(job.tokenizer.model),
+        "tokenizer.vocab_size": job.tokenizer.vocab_size if job.tokenizer.model is None else None,
+        "tokenizer.train_bytes": job.tokenizer.train_bytes if job.tokenizer.model is None else None,
+        "tokenize.held_out": job.tokenize.held_out,
+        "tokenize.shard_tokens": job.tokenize.shard_tokens,
+        "tokenize.block_documents": job.tokenize.block_documents,
+    }
+    try:
+        if (output / "manifest.json").exists():
+            _check_same(output, config, curated)
+        else:
+            _make_shards(job, curated, config)
+        return _summary(job, output)
+    except OSError as error:
+        raise DataError(
+            f"tokenize cannot write {error.filename or output} ({error.strerror}): nothing was published; free space "
+            "or set tokenize.output elsewhere, and run it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Curated:
+    """A verified folder of curated Parquet."""
+
+    folder: Path
+    sha256: str  # of its manifest, which through its hashes stands for every byte
+    files: list[str]
+
+    @classmethod
+    def open(cls, folder: str) -> Curated:
+        """Read the manifest and check every file against it; DataError says what is missing or differs."""
+        path = Path(folder, "manifest.json")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"tokenize.input={folder} holds no curated text ({path}: {error.strerror}): run `gemcutter curate` "
+                "first, or set tokenize.input to its output"
+            ) from error
+        try:
+            manifest = json.loads(data)
+            version, files = manifest["format"], manifest["files"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is not a manifest of curated text ({error}): rerun `gemcutter curate`") from error
+        if version > CURATED_FORMAT:
+            raise DataError(
+                f"{path} has format {version}, this version reads up to {CURATED_FORMAT}: upgrade gemcutter"
+            )
+        if not sum(file["documents"] for file in files):
+            raise DataError(f"tokenize.input={folder} holds no documents: look at its data_card.html for the reasons")
+        for file in files:
+            _check_file(path.parent / file["name"], file)
+        return cls(path.parent, hashlib.sha256(data).hexdigest(), [file["name"] for file in files])
+
+    def rows(self) -> Iterator[tuple[list[str], list[str], list[str]]]:
+        """(ids, texts, sources) of some documents at a time."""
+        for name in self.files:
+            with pq.ParquetFile(self.folder / name) as part:
+                for batch in part.iter_batches(_READ_ROWS, columns=["id", "text", "source"]):
+                    yield tuple(column.to_pylist() for column in batch.columns)
+
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all texts."""
+        total = 0
+        for name in self.files:
+            with pq.ParquetFile(self.folder / name) as part:
+                for batch in part.iter_batches(columns=["text"]):
+                    total += pc.sum(pc.binary_length(batch["text"])).as_py() or 0
+        return total
+
+
+def is_held_out(document: str, fraction: float) -> bool:
+    """Whether the document of this id is never trained on."""
+    return _hash(document) < fraction * 2**64
+
+
+def _hash(document: str, purpose: str = "") -> int:
+    """64 bits of an id, independent for each purpose."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}{document}".encode()).digest()[:8], "big")
+
+
+def _check_file(path: Path, recorded: dict[str, Any]) -> None:
+    try:
+        size, digest = path.stat().st_size, _file_sha256(path)
+    except OSError as error:
+        raise DataError(
+            f"{path} of the curated text cannot be read ({error.strerror}): rerun `gemcutter curate`"
+        ) from error
+    if size != recorded["bytes"] or digest != recorded["sha256"]:
+        raise DataError(
+            f"{path} is not what its manifest says ({size:,} bytes with sha256 {digest}, expected "
+            f"{recorded['bytes']:,} with {recorded['sha256']}): copy it again, or remove the folder and rerun "
+            "`gemcutter curate`"
+        )
+
+
+def _file_sha256(path: str | Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _check_same(output: Path, config: dict[str, Any], curated: Curated) -> None:
+    manifest = json.loads((output / "manifest.json").read_bytes())
+    wanted = config | {"tokenize.input": curated.sha256}
+    there = manifest["config"] | {"tokenize.input": manifest["lineage"]}
+    differing = [f"{key}={wanted[key]} (there: {there.get(key)})" for key in wanted if wanted[key] != there.get(key)]
+    if differing:
+        raise ConfigError(
+            f"tokenize.output={output} holds shards of another configuration: {', '.join(differing)}: "
+            "set another tokenize.output, or remove the folder"
+        )
+
+
+def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
+    text_bytes = curated.text_bytes()
+    fraction = job.tokenize.held_out
+    documents = held_out = 0
+    for ids, _, _ in curated.rows():
+        documents += len(ids)
+        held_out += sum(is_held_out(document, fraction) for document in ids)
+    if fraction and not held_out:
+        raise ConfigError(
+            f"tokenize.held_out={fraction} selects none of the {documents} documents: use about "
+            f"tokenize.held_out={min(0.5, 5 / documents):.2g}, or 0 and data.held_out=null for none"
+        )
+    if held_out == documents:
+        raise ConfigError(
+            f"tokenize.held_out={fraction} leaves none of the {documents} documents to train on: lower it"
+        )
+    model = _obtain_tokenizer(job, curated, text_bytes)
+    output = Path(job.tokenize.output)
+    output.mkdir(parents=True, exist_ok=True)
+    common: dict[str, Any] = {
+        "shard_tokens": job.tokenize.shard_tokens,
+        "block_documents": job.tokenize.block_documents,
+        "tokenizer_sha256": model.sha256,
+        "vocab_size": model.vocab_size,
+        "config": config,
+        "lineage": curated.sha256,
+    }
+    scratch = output / "shuffling"
+    shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted run
+    scratch.mkdir()
+    shuffled = _Shuffled(scratch, buckets=max(1, min(_MOST_BUCKETS, -(-text_bytes // _BUCKET_BYTES))))
+    _encode(curated, model, fraction, shuffled)
+    if fraction:
+        write_shards(shuffled.documents("held_out"), output / "held_out", **common)
+    write_shards(shuffled.documents("train"), output, **common)
+    shutil.rmtree(scratch)
+
+
+def _obtain_tokenizer(job: Job, curated: Curated, text_bytes: int) -> Tokenizer:
+    """The tokenizer of the job; trained, without the held-out documents, where it names none."""
+    settings = job.tokenizer
+    if settings.model is not None:
+        return Tokenizer.load(settings.model)
+    share = min(1.0, settings.train_bytes / max(1, text_bytes)) * 2**64
+    sample = (
+        text
+        for ids, texts, _ in curated.rows()
+        for document, text in zip(ids, texts, strict=True)
+        if _hash(document, "tokenizer ") < share and not is_held_out(document, job.tokenize.held_out)
+    )
+    model, output = sentencepiece_model.train(sample, settings.vocab_size, settings.threads), Path(settings.output)
+    if output.exists() and output.read_bytes() != model:
+        raise ConfigError(
+            f"tokenizer.output={output} holds another model, which other shards may need: set another "
+            "tokenizer.output, set tokenizer.model to it to use it, or remove it"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    publish(output, model)
+    return Tokenizer.load(output)
+
+
+def _encode(curated: Curated, model: Tokenizer, fraction: float, shuffled: _Shuffled) -> None:
+    for ids, texts, sources in curated.rows():
+        tokens = model.encode_documents(texts)
+        splits = ["held_out" if is_held_out(document, fraction) else "train" for document in ids]
+        for split in ("train", "held_out"):
+            chosen = [number for number, which in enumerate(splits) if which == split]
+            shuffled.add(
+                split,
+                [
+                    Document(ids[number], sources[number], tokens[number], len(texts[number].encode()))
+                    for number in chosen
+                ],
+            )
+    shuffled.close()
+
+
+class _Shuffled:
+    """Documents in the order of a hash of their ids, sorted on disk in buckets of that hash.
+
+    The buckets divide the range of the hash, so their number does not change the order.
+    """
+
+    _SCHEMA = pa.schema(
+        [
+            ("key", pa.uint64()),
+            ("id", pa.string()),
+            ("source", pa.string()),
+            ("bytes", pa.int64()),
+            ("tokens", pa.large_list(pa.int32())),
+        ]
+    )
+
+    def __init__(self, folder: Path, buckets: int) -> None:
+        self.folder = folder
+        self.buckets = buckets
+        self.files: dict[tuple[str, int], pa.RecordBatchFileWriter] = {}
+
+    def add(self, split: str, documents: list[Document]) -> None:
+        """Put documents into the buckets of a split."""
+        by_bucket: dict[int, list[dict[str, Any]]] = {}
+        for document in documents:
+            key = _hash(document.id, "order ")
+            by_bucket.setdefault(key * self.buckets >> 64, []).append({"key": key, **vars(document)})
+        for bucket, rows in by_bucket.items():
+            if (split, bucket) not in self.files:
+                self.files[split, bucket] = pa.ipc.new_file(self.folder / f"{split}-{bucket}", self._SCHEMA)
+            self.files[split, bucket].write_batch(pa.RecordBatch.from_pylist(rows, self._SCHEMA))
+
+    def close(self) -> None:
+        """End writing."""
+        for file in self.files.values():
+            file.close()
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """The documents of a split, shuffled."""
+        for which, bucket in sorted(self.files):
+            if which != split:
+                continue
+            with pa.ipc.open_file(self.folder / f"{split}-{bucket}") as file:
+                table = file.read_all().combine_chunks()
+            order = pc.sort_indices(table, sort_keys=[("key", "ascending"), ("id", "ascending")])
+            ids, sources, sizes = (table[name].to_pylist() for name in ("id", "source", "bytes"))
+            tokens = table["tokens"].chunk(0)
+            flat, ends = tokens.values.to_numpy(), tokens.offsets.to_numpy()
+            for number in order.to_numpy():
+                yield Document(ids[number], sources[number], flat[ends[number] : ends[number + 1]], sizes[number])
+
+
+def _summary(job: Job, output: Path) -> dict[str, Any]:
+    """What there is now, with the plan of this job's packing beside the shards."""
+    how = Packing(job.data.sequence_length, job.data.packing, job.data.window_blocks)
+    summary: dict[str, Any] = {"manifest": str(output / "manifest.json")}
+    folders = [output] + ([output / "held_out"] if job.tokenize.held_out else [])
+    for folder in folders:
+        shards = Shards.open(str(folder / "manifest.json"))
+        plan = load_plan(shards, how)
+        publish(folder / plan_name(how), dump_plan(shards, how, plan))
+        figures = {
+            "documents": shards.documents,
+            "tokens": shards.tokens,
+            "text_bytes": shards.text_bytes,
+            "rows": sum(plan.rows),
+            "fill": plan.fill,
+            "documents_split": plan.documents_split,
+        }
+        if folder == output:
+            tokenizer = job.tokenizer.model or job.tokenizer.output
+            shards.check_tokenizer(Tokenizer.load(tokenizer))
+            summary |= figures | {"tokenizer": tokenizer, "vocab_size": shards.vocab_size}
+        else:
+            summary["held_out"] = figures
+    return summary
