@@ -1,0 +1,96 @@
+"""The verdict on one record: extract, scrub, identify the language, measure, decide. Pure; runs in worker processes.
+
+Knows nothing of other documents: duplicates are found where all verdicts come together (`curate.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from data_pipeline.dedup import fingerprint
+from data_pipeline.document import Record, Verdict
+from data_pipeline.extract import UnreadableError, decode, extract, repair
+from data_pipeline.filters import gopher
+from data_pipeline.language import identify
+from data_pipeline.scrub import scrub
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The thresholds of `conf.schema.Curate` that a verdict depends on."""
+
+    languages: tuple[str, ...]
+    language_confidence: float
+    min_words: int
+    max_words: int
+
+
+def judge(record: Record, rules: Rules) -> Verdict | None:
+    """The verdict on a record; None where it holds no document at all. No text leaves here with keys in it."""
+    try:
+        text = extract(record) if not record.reason else _rejected_text(record)
+    except UnreadableError:
+        return Verdict(_stated(record), "", "unreadable")
+    if text is None:
+        return None
+    size = len(text.encode())
+    scrubbed = scrub(text)
+    text = scrubbed.text
+    stated = _stated(record)
+    if record.reason or not text:
+        return Verdict(stated, text, record.reason or "empty", size)
+
+    language, confidence = identify(text)
+    counted = gopher.measure(text, language)
+    broken = gopher.broken_rules(counted, rules.min_words, rules.max_words)
+    if confidence < rules.language_confidence:
+        reason = "language_uncertain"
+    elif rules.languages and language not in rules.languages:
+        reason = "language_unwanted"
+    else:
+        reason = broken[0] if broken else ""
+    return Verdict(
+        record=stated,
+        text=text,
+        reason=reason,
+        extracted_bytes=size,
+        language=language,
+        quality=gopher.quality(counted, rules.min_words, rules.max_words),
+        signals={
+            "language_confidence": confidence,
+            **dataclasses.asdict(counted),
+            "emails": scrubbed.emails,
+            "keys": scrubbed.keys,
+        },
+        fingerprint=b"" if reason else fingerprint(text),
+    )
+
+
+def judge_all(records: Iterable[Record], rules: Rules) -> list[Verdict]:
+    """Verdicts in the order of the records, without those that hold no document."""
+    return [verdict for record in records if (verdict := judge(record, rules)) is not None]
+
+
+def _rejected_text(record: Record) -> str:
+    """What can be shown of a record that its source rejected."""
+    if isinstance(record.content, str):
+        return repair(record.content)
+    try:
+        return repair(decode(record.content))
+    except UnreadableError:
+        return ""
+
+
+def _stated(record: Record) -> Record:
+    """The record without its content and without addresses or keys in what it states about itself."""
+    return replace(
+        record,
+        content="",
+        id=scrub(record.id).text,
+        url=scrub(record.url).text,
+        source=scrub(record.source).text,
+        language=scrub(record.language).text,
+        license=scrub(record.license).text,
+    )

@@ -1,0 +1,51 @@
+"""Rows of a Hugging Face dataset, streamed: from the Hub, or from a local folder of data files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from conf.exits import ConfigError, DataError
+from conf.schema import Source
+from data_pipeline.document import Record, require
+from data_pipeline.sources.formats import record_of_row
+
+
+def read(source: Source) -> Iterator[Record]:
+    """A record per row, in the dataset's order; `url` is the row's own, else the dataset's name and the row number.
+
+    Raises ConfigError where the dataset, configuration, split or text field does not exist, DataError where rows cannot
+    be read.
+    """
+    require("datasets")
+    import datasets
+
+    place = f"{source.dataset} (config={source.config}, split={source.split})"
+    try:
+        rows = datasets.load_dataset(source.dataset, source.config, split=source.split, streaming=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"curate.sources: the dataset {place} cannot be opened: {error}. Check dataset, config and split, and "
+            "for a name on the Hub the connection; a local folder must exist and hold data files"
+        ) from error
+    # A folder's own path is this machine's affair; its name is enough to tell rows apart.
+    name = (
+        source.dataset.rstrip("/").rsplit("/", 1)[-1] if source.dataset.startswith((".", "/", "~")) else source.dataset
+    )
+    number = 0
+    try:
+        for row in rows:
+            number += 1
+            locator = f"huggingface:{name}/{source.split}#{number}"
+            if number == 1 and source.text_field not in row:
+                raise ConfigError(
+                    f"the dataset {place} has no field {source.text_field!r}; its fields are {', '.join(row)}: "
+                    "set curate.sources[].text_field to the one that holds the text"
+                )
+            if isinstance(row.get(source.text_field), str):
+                record = record_of_row(row, locator, source.text_field)
+            else:
+                record = Record("", "text", locator, reason="broken_record")
+            yield record if record.url else replace(record, url=record.locator)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the dataset {place} cannot be read after row {number}: {error}") from error

@@ -1,0 +1,70 @@
+"""Files of this machine, named by globs. What is in them is `formats.py`'s concern."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from conf.exits import ConfigError
+from conf.schema import Source
+from data_pipeline.document import Record
+from data_pipeline.sources import formats
+
+
+@dataclass(frozen=True)
+class File:
+    """A matched file, and the name it goes by in ids and urls: free of this machine's folders."""
+
+    path: Path
+    locator: str
+
+
+def files(source: Source) -> list[File]:
+    """The files that the globs match, in the order of the globs and sorted within each, none twice.
+
+    Raises ConfigError where a glob matches no file.
+    """
+    matched: dict[Path, File] = {}
+    for pattern in source.paths:
+        expanded = Path(pattern).expanduser()
+        paths = sorted(path for path in map(Path, glob.glob(str(expanded), recursive=True)) if path.is_file())
+        if not paths:
+            raise ConfigError(
+                f"curate.sources: the glob {pattern!r} of source {source.name or source.kind!r} matches no file "
+                f"(working directory {Path.cwd()}): correct the glob or put the files there"
+            )
+        above = _above_first_wildcard(expanded)
+        for path in paths:
+            locator = path.relative_to(above).as_posix() if path.is_absolute() else path.as_posix()
+            matched.setdefault(path.resolve(), File(path, "file:" + locator.encode(errors="replace").decode()))
+    return list(matched.values())
+
+
+def _above_first_wildcard(pattern: Path) -> Path:
+    """The folder above the deepest folder without a wildcard, so that the latter's name stays in the locators."""
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder))).parent
+
+
+def read(source: Source) -> Iterator[Record]:
+    """Records of every matched file. `url` is the file's unless the record states its own.
+
+    Before the first record each file is looked into, so that a file that is not what its name says stops a long job at
+    its start. Raises ConfigError or DataError.
+    """
+    found = files(source)
+    for file in found:
+        formats.check(file.path, source.text_field)
+    for file in found:
+        for record in formats.reader_of(file.path)(file.path, file.locator, source.text_field):
+            yield record if record.url else replace(record, url=record.locator)
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """Number, total bytes and a digest over names and sizes of the matched files: tells another set of inputs apart."""
+    sizes = [(file.locator, file.path.stat().st_size) for file in files(source)]
+    digest = hashlib.sha256("".join(f"{name}\0{size}\n" for name, size in sizes).encode()).hexdigest()
+    return {"files": len(sizes), "bytes": sum(size for _, size in sizes), "sha256": digest}
