@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,3 +171,51 @@ def _explain(error: str, vocab_size: int) -> str:
             f"of the training text: use tokenizer.vocab_size={found[2]} or more"
         )
     return f"SentencePiece cannot train a model of tokenizer.vocab_size={vocab_size}: {error}"
+
+
+_KINDS = {1: "normal", 2: "unknown", 3: "control", 4: "user_defined", 5: "unused", 6: "byte"}
+
+
+def pieces(path: str | Path) -> list[tuple[str, float, str]]:
+    """Every piece of a .model file in id order: its text, its score and its kind.
+
+    Kinds are those of sentencepiece_model.proto: normal, unknown, control, user_defined, unused, byte. The library
+    tells user-defined pieces from normal ones only through the protobuf package, so the few fields are read here.
+
+    Raises what `Tokenizer.load` raises.
+    """
+    Tokenizer.load(path)  # the bytes below are then a sound model
+    table = []
+    for field, entry in _protobuf_fields(Path(path).read_bytes()):
+        if field == 1:  # ModelProto.pieces
+            values = dict(_protobuf_fields(entry))
+            score = struct.unpack("<f", values[2])[0] if 2 in values else 0.0
+            kind = int.from_bytes(values.get(3, b"\x01"), "little")
+            table.append((values[1].decode(), score, _KINDS[kind]))
+    return table
+
+
+def _protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Field numbers and raw values of a protobuf message; a varint comes as its little-endian bytes."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        tag = varint()
+        wire = tag & 7
+        if wire == 0:
+            yield tag >> 3, varint().to_bytes(8, "little")
+            continue
+        size = {1: 8, 2: 0, 5: 4}[wire] or varint()
+        yield tag >> 3, message[at : at + size]
+        at += size
