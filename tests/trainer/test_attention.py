@@ -1,0 +1,112 @@
+"""Attention over packed rows: who sees whom, and that both paths compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainer.model.attention import attend, attend_fused, attend_reference, visible
+from trainer.model.layers import RMSNorm, rope_tables, rotate
+
+B, S, H = 2, 37, 8
+
+
+def heads(num_heads: int, num_kv_heads: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(num_heads * 10 + num_kv_heads)
+    return [
+        torch.randn(B, S, n, H, generator=generator).to(dtype).requires_grad_()
+        for n in (num_heads, num_kv_heads, num_kv_heads)
+    ]
+
+
+def packed() -> Tensor:
+    """Two rows of documents, one with padding at its end and one with a single document."""
+    first = torch.tensor([1] * 9 + [2] + [3] * 20 + [0] * 7)
+    return torch.stack([first, torch.ones(S, dtype=torch.long)]).int()
+
+
+@given(
+    segments=st.lists(st.integers(0, 3), min_size=1, max_size=12).map(sorted),
+    window=st.one_of(st.none(), st.integers(1, 14)),
+)
+@settings(deadline=None)
+def test_a_query_sees_earlier_keys_of_its_segment_within_the_window(segments: list[int], window: int | None) -> None:
+    seen = visible(torch.tensor([segments]), window)[0]
+    for q in range(len(segments)):
+        for k in range(len(segments)):
+            expected = k <= q and segments[q] == segments[k] and (window is None or k > q - window)
+            assert seen[q, k].item() == expected
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 1), (4, 2), (4, 4), (6, 2)])
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_fused_path_equals_the_plain_formula(num_heads: int, num_kv_heads: int, window: int | None) -> None:
+    q, k, v = heads(num_heads, num_kv_heads)
+    mask = visible(packed(), window)
+    fused, plain = attend_fused(q, k, v, mask, 0.3), attend_reference(q, k, v, mask, None, 0.3)
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    weight = torch.randn(fused.shape, generator=torch.Generator().manual_seed(0))
+    for ours, expected in zip(
+        torch.autograd.grad((fused * weight).sum(), (q, k, v)),
+        torch.autograd.grad((plain * weight).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_attention_is_the_formula_written_out(cap: float | None) -> None:
+    q, k, v = heads(4, 2)
+    mask = visible(packed(), 6)
+    out = attend(q, k, v, mask, cap, 0.5)
+    for b, s, n in [(0, 0, 0), (0, 9, 3), (0, 25, 1), (0, 36, 2), (1, 36, 3)]:
+        keys = mask[b, s].nonzero()[:, 0]
+        scores = (k[b, keys, n // 2] @ q[b, s, n]) * 0.5
+        if cap is not None:
+            scores = cap * torch.tanh(scores / cap)
+        expected = scores.softmax(0) @ v[b, keys, n // 2]
+        torch.testing.assert_close(out[b, s, n], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cap", [None, 50.0])
+def test_padding_yields_no_nan(cap: float | None) -> None:
+    q, k, v = heads(4, 1, torch.bfloat16)
+    segments = torch.zeros(B, S, dtype=torch.int32)
+    out = attend(q, k, v, visible(segments, 3), cap, 1.0)
+    out.float().sum().backward()
+    assert out.isfinite().all()
+    assert q.grad is not None
+    assert q.grad.isfinite().all()
+
+
+def test_scores_depend_on_distance_alone() -> None:
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=torch.Generator().manual_seed(1)).unbind(0)
+
+    def score(query: int, key: int) -> float:
+        at = [rope_tables(torch.tensor([[n]]), 16, 10_000.0, 1.0) for n in (query, key)]
+        return (rotate(q, *at[0]) * rotate(k, *at[1])).sum().item()
+
+    assert score(5, 2) == pytest.approx(score(1005, 1002), rel=1e-3)
+    assert score(5, 2) != pytest.approx(score(5, 3), rel=1e-3)
+
+
+def test_bf16_positions_do_not_collapse() -> None:
+    """Neighbouring positions beyond 256 still rotate differently when activations are bfloat16."""
+    x = torch.ones(1, 2, 1, 16, dtype=torch.bfloat16)
+    turned = rotate(x, *rope_tables(torch.tensor([[4000, 4001]]), 16, 10_000.0, 1.0))
+    assert turned.dtype == torch.bfloat16
+    assert not torch.equal(turned[:, 0], turned[:, 1])
+
+
+def test_norm_adds_one_in_float32() -> None:
+    """1 + 0.001 is 1 in bfloat16; over many values the difference must survive in the mean."""
+    norm = RMSNorm(4096, 1e-6).bfloat16()
+    torch.nn.init.constant_(norm.weight, 0.0019)
+    x = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = x.float() * torch.rsqrt(x.float().square().mean() + 1e-6) * (1 + norm.weight.float())
+    out = norm(x)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected.bfloat16())
