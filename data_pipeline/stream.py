@@ -151,21 +151,21 @@ class TokenStream:
 
     def _window(self, number: int) -> _Window:
         """A window's tokens and rows. Two are kept, as a micro-batch may lie across the end of one."""
-        if number not in self._windows:
-            if len(self._windows) == 2:
-                del self._windows[next(iter(self._windows))]
-            how = self.order.how
-            blocks = list(self.shards.blocks(*window_blocks(self.shards, how, number)))
-            lengths = np.concatenate([block.lengths for block in blocks]).astype(np.int64)
-            rows = pack(lengths, how.sequence_length, how.packing)
-            if len(rows) != self.order.rows[number]:
-                raise DataError(
-                    f"{plan_name(how)} beside {self.shards.manifest} gives window {number} {self.order.rows[number]} "
-                    f"rows, but its documents fill {len(rows)}: remove the file, it is made again"
-                )
-            tokens_N = np.concatenate([block.tokens for block in blocks])
-            self._windows[number] = _Window(tokens_N, np.cumsum(lengths) - lengths, rows)
-        return self._windows[number]
+        if window := self._windows.get(number):
+            return window
+        how = self.order.how
+        blocks = list(self.shards.blocks(*window_blocks(self.shards, how, number)))
+        lengths = np.concatenate([block.lengths for block in blocks]).astype(np.int64)
+        rows = pack(lengths, how.sequence_length, how.packing)
+        if len(rows) != self.order.rows[number]:
+            raise DataError(
+                f"{plan_name(how)} beside {self.shards.manifest} gives window {number} {self.order.rows[number]} "
+                f"rows, but its documents fill {len(rows)}: remove the file, it is made again"
+            )
+        tokens_N = np.concatenate([block.tokens for block in blocks])
+        window = _Window(tokens_N, np.cumsum(lengths) - lengths, rows)
+        self._windows = dict(list(self._windows.items())[-1:]) | {number: window}
+        return window
 
 
 @dataclass(frozen=True)

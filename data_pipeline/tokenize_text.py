@@ -58,7 +58,7 @@ def tokenize(job: Job) -> dict[str, Any]:
         return _summary(job, output)
     except OSError as error:
         raise DataError(
-            f"tokenize cannot write {error.filename or output} ({error.strerror}): nothing was published; free space "
+            f"tokenize cannot write {error.filename or output} ({error.strerror or error}): nothing was published; free space "
             "or set tokenize.output elsewhere, and run it again"
         ) from error
 
@@ -177,9 +177,8 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
         raise ConfigError(
             f"tokenize.held_out={fraction} leaves none of the {documents} documents to train on: lower it"
         )
+    scratch = _claim(Path(job.tokenize.output))
     model = _obtain_tokenizer(job, curated, text_bytes)
-    output = Path(job.tokenize.output)
-    output.mkdir(parents=True, exist_ok=True)
     common: dict[str, Any] = {
         "shard_tokens": job.tokenize.shard_tokens,
         "block_documents": job.tokenize.block_documents,
@@ -188,15 +187,30 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
         "config": config,
         "lineage": curated.sha256,
     }
-    scratch = output / "shuffling"
-    shutil.rmtree(scratch, ignore_errors=True)  # of an interrupted run
-    scratch.mkdir()
     shuffled = _Shuffled(scratch, buckets=max(1, min(_MOST_BUCKETS, -(-text_bytes // _BUCKET_BYTES))))
     _encode(curated, model, fraction, shuffled)
     if fraction:
-        write_shards(shuffled.documents("held_out"), output / "held_out", **common)
-    write_shards(shuffled.documents("train"), output, **common)
+        write_shards(shuffled.documents("held_out"), Path(job.tokenize.output, "held_out"), **common)
+    write_shards(shuffled.documents("train"), job.tokenize.output, **common)
     shutil.rmtree(scratch)
+
+
+def _claim(output: Path) -> Path:
+    """Make the output folder ours; returns its folder for scratch files, which stands there until all is published.
+
+    So a folder with scratch files is one that an interrupted run left, and may be cleared; any other is refused.
+    """
+    scratch = output / "shuffling"
+    if scratch.exists():
+        shutil.rmtree(scratch)
+        for manifest in output.glob("held_out/manifest.json"):
+            manifest.unlink()
+    elif output.exists() and any(output.iterdir()):
+        raise ConfigError(
+            f"tokenize.output={output} holds other files and no shards: set tokenize.output to a new or empty folder"
+        )
+    scratch.mkdir(parents=True)
+    return scratch
 
 
 def _obtain_tokenizer(job: Job, curated: Curated, text_bytes: int) -> Tokenizer:
