@@ -58,8 +58,8 @@ def tokenize(job: Job) -> dict[str, Any]:
         return _summary(job, output)
     except OSError as error:
         raise DataError(
-            f"tokenize cannot write {error.filename or output} ({error.strerror or error}): nothing was published; free space "
-            "or set tokenize.output elsewhere, and run it again"
+            f"tokenize cannot write {error.filename or output} ({error.strerror or error}): nothing was published; "
+            "free space or set tokenize.output elsewhere, and run it again"
         ) from error
 
 

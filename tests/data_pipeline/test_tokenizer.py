@@ -14,22 +14,8 @@ from sentencepiece import SentencePieceTrainer
 from conf.exits import ConfigError, DataError
 from data_pipeline.tokenizer import Tokenizer, train
 
-WORDS = [
-    "the",
-    "garden",
-    "gate",
-    "was",
-    "open",
-    "a",
-    "lantern",
-    "burned",
-    "water",
-    "1984",
-    "café",
-    "Größe",
-    "水",
-    "\tindent",
-]
+WORDS = ["the", "garden", "gate", "was", "open", "and", "a", "small", "lantern", "burned", "beside", "water"]
+WORDS += ["1984", "café", "Größe", "水", "\tindent", "straight", "chimney", "Wednesday", "hollow"]
 TEXTS = [
     "\n".join(" ".join(WORDS[(i * j + j) % len(WORDS)] for j in range(12)) + f" {'x' * (i % 9)}{i}" for i in range(n))
     for n in range(2, 40)
