@@ -36,7 +36,7 @@ class Source:
     """One place documents come from."""
 
     kind: str = key("local", "python_env, local or huggingface")
-    name: str = key("", "name written to the column `source` (empty: the kind)")
+    name: str = key("", "name written to the column `source` (empty: what the record states, else the kind)")
     paths: list[str] = key([], "local: globs of txt, md, html, jsonl, jsonl.zst, parquet, warc or warc.gz files")
     dataset: str = key("", "huggingface: dataset name or local dataset folder")
     config: Optional[str] = key(None, "huggingface: configuration of the dataset")
