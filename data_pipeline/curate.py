@@ -274,8 +274,8 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def _row(source: Source, verdict: Verdict, reason: str, identifiers: Identifiers) -> dict[str, Any]:
-    """The columns of `parts.REMOVED`. A name or licence that the record states wins over the kind's default, a source's
-    configured `name` over the record's."""
+    """The columns of `parts.REMOVED`. A configured name wins over the source that the record states; the licence that
+    the record states wins over the configured one, which is for those that state none."""
     record = verdict.record
     return {
         "id": identifiers.name(label(source), record),

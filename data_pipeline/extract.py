@@ -16,6 +16,7 @@ from data_pipeline.document import Record
 BYTE_ORDER_MARKS = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
 TERMINAL_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LINE_ENDS = re.compile(r"\r\n|[\r\v\f\x1c-\x1e]")
+NOT_PLAIN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 ASCII_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f]")
 # What is left after repair and cannot be part of a text: C1 controls, surrogates, noncharacters.
 NOT_CHARACTERS = re.compile(
@@ -74,7 +75,7 @@ def decode(content: bytes, form: str = "text", charset: str = "") -> str:
             return content.decode(encoding)
         except (UnicodeDecodeError, LookupError):
             continue
-    return bytes_to_str(content, detect_encoding(content, from_html_meta=form == "html"))
+    return bytes_to_str(content, detect_encoding(content, from_html_meta=form == "html") or "utf-8")
 
 
 def main_text(html: str) -> str:
@@ -126,7 +127,7 @@ def long_description(metadata: str) -> str:
     if body.strip():
         return body
     match = re.search(r"^Description: *(.*(?:\n[ \t|].*)*)", headers, re.MULTILINE)
-    return re.sub(r"\n {0,7}\|?", "\n", match[1]) if match else ""
+    return re.sub(r"\n(?: {7}\|| {8})", "\n", match[1]) if match else ""
 
 
 def repair(text: str) -> str:
@@ -135,8 +136,8 @@ def repair(text: str) -> str:
     Encoding repair is ftfy's (Speer 2019). All that ftfy can do beyond that is off: quotes stay curled, ligatures and
     wide characters stay, entities stay, and no Unicode normal form is imposed.
     """
-    text = LINE_ENDS.sub("\n", TERMINAL_ESCAPES.sub("", text))
-    text = ASCII_CONTROLS.sub("", text)
+    if NOT_PLAIN.search(text):  # one scan for the many texts that need none of this
+        text = ASCII_CONTROLS.sub("", LINE_ENDS.sub("\n", TERMINAL_ESCAPES.sub("", text)))
     if not text.isascii():
         text = "\n".join(_repair_line(line) for line in text.split("\n"))
         text = SURROGATE_PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
