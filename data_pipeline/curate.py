@@ -7,6 +7,7 @@ the inputs and the configuration only, not on the number of workers or on restar
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -32,6 +33,7 @@ from data_pipeline.tally import Tally
 KIND = "curated_text"
 # Records handed to a worker at a time: enough to outweigh the hand-over, few enough to keep memory small.
 CHUNK_RECORDS, CHUNK_BYTES = 256, 1 << 20
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Where the text lies and how many processes write it does not change it.
 NOT_IDENTITY = ("output", "workers")
 
@@ -139,8 +141,10 @@ def _workspace(output: Path) -> Iterator[Path]:
         published = True
         _sync(output.parent)
     except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
         raise DataError(
-            f"writing {folder} failed: {error}: nothing was published; free space or choose another disk"
+            f"writing {folder} failed ({error}): nothing was published; free space or choose another curate.output"
         ) from error
     finally:
         if not published:

@@ -79,12 +79,19 @@ def decode(content: bytes, form: str = "text", charset: str = "") -> str:
 
 
 def main_text(html: str) -> str:
-    """The main content of an HTML page without menus, links and alternative texts, by resiliparse."""
+    """The main content of an HTML page without menus, links and alternative texts, by resiliparse.
+
+    Raises UnreadableError where its parser gives up.
+    """
     from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.html import HTMLParserException
 
     # A lone surrogate cannot cross into the parser's UTF-8.
     html = html.encode("utf-8", "replace").decode() if not html.isascii() else html
-    return extract_plain_text(html, main_content=True, links=False, alt_texts=False)
+    try:
+        return extract_plain_text(html, main_content=True, links=False, alt_texts=False)
+    except HTMLParserException as error:
+        raise UnreadableError(f"not HTML: {error}") from error
 
 
 def docstrings(source: bytes | str) -> str:

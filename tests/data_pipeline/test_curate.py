@@ -313,6 +313,17 @@ def test_a_killed_run_publishes_nothing_and_the_next_gives_the_same_bytes(tmp_pa
     assert not (tmp_path / "a.partial").exists()
 
 
+def test_a_full_disk_publishes_nothing_and_says_so(tmp_path: Path) -> None:
+    source = tmp_path / "many.jsonl"
+    source.write_text("".join(json.dumps({"text": prose(n)}) + "\n" for n in range(2000)))
+    limited = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n" + PROGRAM
+    command = [sys.executable, "-c", limited, str(tmp_path / "a"), str(source)]
+    message = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert "DataError: writing" in message
+    assert "nothing was published; free space or choose another curate.output" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.jsonl"]
+
+
 def test_schema_of_parts_and_removed_agree() -> None:
     from data_pipeline import parts
 
