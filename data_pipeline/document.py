@@ -45,7 +45,7 @@ class Record:
 class Verdict:
     """The text of a record, what was measured on it, and why it is dropped ("" where it is kept).
 
-    extracted_bytes   UTF-8 bytes of the text before repair and scrubbing: what `limit_bytes` counts
+    extracted_bytes   UTF-8 bytes of the repaired text before scrubbing: what `limit_bytes` counts
     language          what language identification found, not what the record stated
     signals           name -> number, a column each; empty where the text was never measured
     fingerprint       equal for texts that are equal but for Unicode form and white space; empty where not needed
