@@ -5,6 +5,7 @@ Shape suffixes: B rows, S positions per row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,18 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """This batch on a device; the copy overlaps computation where the tensors are pinned."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """This batch in page-locked memory, from which a GPU copies by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            *(
-                tensor.to(device, non_blocking=True)
-                for tensor in (self.tokens_BS, self.targets_BS, self.segments_BS, self.positions_BS, self.weights_BS)
-            ),
+            tokens_BS=change(self.tokens_BS),
+            targets_BS=change(self.targets_BS),
+            segments_BS=change(self.segments_BS),
+            positions_BS=change(self.positions_BS),
+            weights_BS=change(self.weights_BS),
             cursor=self.cursor,
         )

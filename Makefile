@@ -1,0 +1,54 @@
+# Two commands need nothing else: `make demo` and `make test`. Each makes its own environment first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tpu test check test-tpu demo
+
+shared := $(abspath $(CURDIR)/../shared)
+export GEMCUTTER_BENCHMARKS ?= $(shared)/benchmarks
+export GEMCUTTER_CORPUS ?= $(shared)/corpus
+export GEMCUTTER_SCHEMAS ?= $(shared)/schemas
+
+# An environment is current when its stamp names these inputs; a moved folder counts, as environments hold their path.
+digest = $(shell cat $(1) | cat - <(echo $(CURDIR)) | sha256sum | cut -c1-16)
+stamp := .venv/.made-$(call digest,pyproject.toml constraints.txt)
+stamp_tpu := .venv-tpu/.made-$(call digest,pyproject.toml constraints-tpu.txt)
+
+help:
+	@echo "make demo       raw text to an evaluated model on this machine, in minutes"
+	@echo "make test       every test but those for TPUs"
+	@echo "make check      format, lint and types"
+	@echo "make test-tpu   XLA tests on 4 virtual devices"
+	@echo "make setup      .venv (the others do this themselves); make setup-tpu: .venv-tpu"
+
+setup: $(stamp)
+setup-tpu: $(stamp_tpu)
+
+$(stamp):
+	.ci/python -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	rm -f .venv/.made-* && touch $@
+
+# torchax asks for a newer jax than the one torch_xla is bound to, and this package for libraries that only .venv needs.
+$(stamp_tpu):
+	.ci/python -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --constraint constraints-tpu.txt \
+		torch 'torch_xla[tpu,pallas]' numpy pytest pytest-timeout
+	.venv-tpu/bin/python -m pip install --quiet --constraint constraints-tpu.txt --no-deps torchax
+	.venv-tpu/bin/python -m pip install --quiet --no-deps --editable .
+	rm -f .venv-tpu/.made-* && touch $@
+
+test: setup
+	.venv/bin/python -m pytest
+
+check: setup
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
+
+test-tpu: setup-tpu
+	PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 .venv-tpu/bin/python -m pytest tests/xla
+
+demo: setup
+	.venv/bin/gemcutter demo
