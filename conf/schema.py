@@ -149,20 +149,16 @@ class Checkpoint:
 
 @dataclass
 class Evaluate:
-    run: Optional[str] = key(None, "run id or run directory to score (null: the run this configuration names)")
-    step: Optional[int] = key(None, "checkpoint to score (null: the latest committed one)")
     tasks: list[str] = key(["piqa", "arc_easy"], "benchmark tasks to score; empty for none")
     benchmarks: Optional[str] = key(None, "folder with the benchmark files (null: the variable GEMCUTTER_BENCHMARKS)")
     limit: Optional[int] = key(None, "score only the first so many items of each task")
     batch_tokens: int = key(16_384, "tokens per forward pass while scoring")
     every: Optional[int] = key(None, "steps between held-out losses while training (null: never)")
-    batches: int = key(8, "rows of held-out text per held-out loss, in units of micro_batch")
+    rows: int = key(64, "rows of held-out text per held-out loss")
 
 
 @dataclass
 class Export:
-    run: Optional[str] = key(None, "run id or run directory to export (null: the run this configuration names)")
-    step: Optional[int] = key(None, "checkpoint to export (null: the latest committed one)")
     format: str = key("hf", "hf: a folder that transformers loads")
     dtype: str = key("fp32", "fp32 or bf16: precision of the exported weights")
     output: Optional[str] = key(None, "folder to write (null: runs/<run_id>/exports/<format>-step-<step>)")
@@ -180,6 +176,8 @@ class Launch:
 class Job:
     name: str = key("dev", "human name of the run; part of the default run_id and of the default data paths")
     run_id: Optional[str] = key(None, "directory under runs/ and W&B id (null: <name>-<8 hex of the identity keys>)")
+    run: Optional[str] = key(None, "evaluate, export: run id or run directory (null: the run this configuration names)")
+    step: Optional[int] = key(None, "evaluate, export: step of the checkpoint (null: the latest committed one)")
     seed: int = key(0, "seed of initial weights and data order")
     steps: int = key(1000, "optimizer steps")
     tokens_per_step: int = key(65_536, "tokens of the global batch")
@@ -218,7 +216,7 @@ SOURCE_KINDS = ("python_env", "local", "huggingface")
 
 POSITIVE = (
     "steps", "tokens_per_step", "micro_batch", "data.sequence_length", "data.window_blocks", "checkpoint.every",
-    "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.batches", "curate.workers",
+    "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.rows", "curate.workers",
     "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
     "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm",
 )  # fmt: skip
@@ -360,7 +358,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, path + ".")
         elif isinstance(value, list):
-            flat[path] = [dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for v in value]
+            flat[path] = [dataclasses.asdict(v) if isinstance(v, Source) else v for v in value]
         else:
             flat[path] = value
     return flat

@@ -14,10 +14,14 @@ def main(kind: str, overrides: list[str]) -> int:
     try:
         job = compose(kind, overrides)
         if kind == "curate":
-            from data_pipeline.curate import curate as run
+            from data_pipeline.curate import curate
+
+            summary = curate(job)
         else:
-            from data_pipeline.tokenize_text import tokenize as run
-        print(json.dumps(run(job), indent=2))
+            from data_pipeline.tokenize_text import tokenize
+
+            summary = tokenize(job)
+        print(json.dumps(summary, indent=2))
     except ERRORS as error:
         print(f"gemcutter {kind}: {error}", file=sys.stderr)
         return error.code

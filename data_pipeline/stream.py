@@ -9,7 +9,7 @@ Shape suffixes: B rows, S positions per row, N tokens of a window.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class TokenStream:
 
     def batches(
         self, *, rows_per_step: int, micro_batch: int, rank: int, world: int, start: Cursor | None = None
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """Micro-batches of a rank, for ever.
 
         A step covers `rows_per_step` samples. Its micro-batch a holds, on rank r, the `micro_batch` samples from
@@ -211,7 +211,7 @@ def _raise_errors(item: Batch | ConfigError | DataError) -> Batch:
     return item
 
 
-def _from_thread(share: _Share) -> Iterator[Batch]:
+def _from_thread(share: _Share) -> Generator[Batch]:
     items = iter(share)
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
     try:
@@ -224,7 +224,7 @@ def _from_thread(share: _Share) -> Iterator[Batch]:
         thread.shutdown(cancel_futures=True)
 
 
-def _from_workers(share: _Share, workers: int) -> Iterator[Batch]:
+def _from_workers(share: _Share, workers: int) -> Generator[Batch]:
     loader = DataLoader(
         share,
         batch_size=None,

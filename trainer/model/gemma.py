@@ -144,7 +144,7 @@ def init_weights(model: Gemma, seed: int) -> None:
     every process keeps its part; host memory for the largest tensor is needed on each process for a moment.
     """
     for name, parameter in model.named_parameters():
-        name = _bare_name(name)
+        name = bare_name(name)
         std = _init_std(model.config, name, parameter)
         if std == 0:
             parameter.zero_()
@@ -162,7 +162,7 @@ def init_weights(model: Gemma, seed: int) -> None:
             parameter.copy_(whole)
 
 
-def _bare_name(name: str) -> str:
+def bare_name(name: str) -> str:
     """The name without what wrappers for recomputation and compilation insert."""
     return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
 

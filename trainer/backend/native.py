@@ -1,0 +1,103 @@
+"""Plain PyTorch on CPU and CUDA: FSDP2 over Gloo or NCCL, one process per device, the same path for one process as for many."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from conf import schema
+from conf.exits import ConfigError
+from data_pipeline.batch import Batch
+from trainer.backend.base import World
+from trainer.model import Gemma
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Native:
+    """FSDP2 on a mesh of (replica, fsdp); see `Backend` for the members."""
+
+    def __init__(self, device_type: str, job: schema.Job) -> None:
+        """Join the process group that the environment describes (RANK, WORLD_SIZE, ...), or make one of this process.
+
+        Raises ConfigError where the mesh or the batch does not fit the processes.
+        """
+        self._job = job
+        if device_type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
+        else:
+            self.device = torch.device("cpu")
+        backend = "nccl" if device_type == "cuda" else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        self.world = World(dist.get_rank(), dist.get_world_size())
+        self._mesh = self._make_mesh()
+
+    def _make_mesh(self) -> DeviceMesh:
+        job, size = self._job, self.world.size
+        problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        replica, fsdp = job.mesh.replica, job.mesh.fsdp
+        replica = size // fsdp if replica == -1 else replica
+        mesh = init_device_mesh(self.device.type, (replica, size // replica), mesh_dim_names=("replica", "fsdp"))
+        return mesh["fsdp"] if replica == 1 else mesh
+
+    def shard(self, model: Gemma) -> None:
+        job = self._job
+        policy = MixedPrecisionPolicy(
+            param_dtype=DTYPES[job.precision],
+            reduce_dtype=DTYPES[job.mesh.reduce_dtype],
+            cast_forward_inputs=False,  # weights of the loss stay fp32; everything else follows the parameters
+        )
+        for index, block in enumerate(model.blocks):
+            if job.remat == "block":
+                block = checkpoint_wrapper(block)
+                model.blocks[index] = block
+            fully_shard(block, mesh=self._mesh, mp_policy=policy)
+        fully_shard(model, mesh=self._mesh, mp_policy=policy)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                # The loss is divided by the weight of the global batch before backward, so gradients are summed.
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)  # Gloo has no PREMUL_SUM
+        model.to_empty(device=self.device)
+
+    def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield (batch.pinned() if self.device.type == "cuda" else batch).to(self.device)
+
+    def release(self, model: Gemma) -> None:
+        # The root keeps its parameters whole after its forward pass, since backward would need them at once.
+        assert isinstance(model, FSDPModule)
+        model.reshard()
+
+    def total(self, x: Tensor) -> Tensor:
+        summed = x.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def memory_bytes(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def peak_flops(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        dist.destroy_process_group()

@@ -1,0 +1,63 @@
+"""`python -m trainer.elastic N train [overrides]`: N processes of a job on this machine, and one exit code that tells.
+
+A thin layer over torch's elastic launcher, without its restarts: those give every failure the same treatment and the
+same exit code 1, while a configuration error must never be tried again. Whoever called decides from the code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import uuid
+from pathlib import Path
+from types import FrameType
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, STOPPED
+
+# A cause before its consequences: when one process finds a fault, the others merely lose their peer.
+SEVERITY = (CONFIG, DATA, DIVERGED, HANG, STOPPED)
+
+
+def launch(processes: int, arguments: list[str]) -> int:
+    """Run `python -m trainer <arguments>` in so many processes; returns the code of the most severe failure, or 0."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    # The launcher would answer a signal by ending the children with it and losing their exit codes. We pass it on, they
+    # save and say how they ended.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, _forward)
+    try:
+        elastic_launch(config, sys.executable)("-P", "-m", "trainer", *arguments)
+    except ChildFailedError as error:
+        return most_severe([failure.exitcode for failure in error.failures.values()])
+    return DONE
+
+
+def most_severe(codes: list[int]) -> int:
+    """The code that names a cause, else the first; a process that signal n ended gives 128 + n."""
+    named = [code for code in SEVERITY if code in codes]
+    code = named[0] if named else codes[0]
+    return code if code >= 0 else 128 - code
+
+
+def _forward(number: int, frame: FrameType | None) -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), number)
+
+
+if __name__ == "__main__":
+    sys.exit(launch(int(sys.argv[1]), sys.argv[2:]))

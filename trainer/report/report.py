@@ -1,0 +1,121 @@
+"""Metrics of a step, read one step late, and where they go.
+
+The device computes step N while the numbers of step N - 1 are read, so reporting never makes it wait.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from conf import schema
+from conf.exits import DivergedError
+from trainer.backend import Backend
+from trainer.model.config import flops_per_token
+from trainer.report.terminal import Terminal
+from trainer.report.tracker import Tracker, open_tracker
+from trainer.run import Run
+from trainer.run_directory import RunDirectory, append_line
+
+
+class Report:
+    """The metrics of a run. Every process has one, since every process must stop at a loss that is not a number; only
+    the first writes."""
+
+    def __init__(self, job: schema.Job, run: Run, directory: RunDirectory, backend: Backend) -> None:
+        self._job, self._run, self._directory, self._backend = job, run, directory, backend
+        self._pending: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None
+        self._flops = flops_per_token(run.model.config, job.data.sequence_length)
+        self._started = self._data_seconds = 0.0
+        self._terminal: Terminal | None = None
+        self._tracker: Tracker | None = None
+
+    def __enter__(self) -> Report:
+        if self._backend.world.rank == 0:
+            self._tracker = open_tracker(self._job, self._directory)
+            self._terminal = Terminal(self._directory.run_id, self._run.step, self._job.steps)
+            self._terminal.start()
+            self.event(
+                "start",
+                step=self._run.step,
+                processes=self._backend.world.size,
+                device=self._backend.device.type,
+                directory=str(self._directory.path),
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._terminal is not None:
+            self._terminal.stop()
+        if self._tracker is not None:
+            self._tracker.close(failed=error[0] is not None)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for a step's data, which is also where its time starts."""
+        self._started = time.perf_counter()
+        yield
+        self._data_seconds = time.perf_counter() - self._started
+
+    def push(self, step: int, metrics: dict[str, Tensor], **known: float) -> None:
+        """Take the metrics of a step, still on the device, and write those of the step before.
+
+        Raises DivergedError where the step before had a loss or gradient that is not finite.
+        """
+        self.flush()
+        known |= {"step_seconds": time.perf_counter() - self._started, "data_seconds": self._data_seconds}
+        self._pending = step, metrics, known
+
+    def flush(self) -> None:
+        """Write what is pending, so that the run's counts are those of the last step. Raises as `push` does."""
+        if self._pending is None:
+            return
+        (step, metrics, known), self._pending = self._pending, None
+        values = {name: value.item() for name, value in metrics.items()}
+        self._run.tokens_seen += round(values.pop("tokens"))
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                raise DivergedError(
+                    f"step {step} of {self._directory.run_id} has {name}={values[name]}: nothing of it was saved. "
+                    "Lower optim.peak_lr or raise optim.warmup_steps, and start again to go on from the last checkpoint"
+                )
+        tokens_per_second = self._job.tokens_per_step / known["step_seconds"]
+        peak = self._backend.peak_flops()
+        self._write(
+            step,
+            {
+                "loss": values["loss"],
+                "tokens_seen": self._run.tokens_seen,
+                "learning_rate": known["learning_rate"],
+                "grad_norm": values["grad_norm"],
+                "step_seconds": known["step_seconds"],
+                "data_seconds": known["data_seconds"],
+                "tokens_per_second": tokens_per_second,
+                "mfu": tokens_per_second * self._flops / (peak * self._backend.world.size) if peak else None,
+                "memory_bytes": self._backend.memory_bytes(),
+            },
+        )
+
+    def extra(self, step: int, values: dict[str, float]) -> None:
+        """Write named values beside the metrics of a step, such as a held-out loss."""
+        self.flush()
+        self._write(step, values)
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Append to the run's ledger, and say it in the terminal."""
+        if self._terminal is not None:
+            self._directory.record(event, self._run.attempt, **facts)
+            self._terminal.say(event, {"attempt": self._run.attempt, **facts})
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if self._terminal is None or self._tracker is None:
+            return
+        line = {"step": step, "attempt": self._run.attempt, "time": time.time(), **values}
+        append_line(self._directory.path / "metrics.jsonl", line)
+        self._terminal.show(step, values)
+        self._tracker.log(step, values)

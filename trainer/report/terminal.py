@@ -1,0 +1,72 @@
+"""A run in the terminal: a live line where there is a screen, plain lines where there is a file."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+_EVENTS = {
+    "start": "attempt {attempt} starts at step {step} on {processes} {device} process(es), run directory {directory}",
+    "checkpoint": "checkpoint of step {step}",
+    "save_failed": "the checkpoint of step {step} FAILED: {error}",
+    "changed": "{key} is now {now}, was {was}",
+    "stop": "stopping after step {step}, as asked",
+    "end": "finished step {step}",
+}
+_PLAIN_SECONDS = 10.0  # between lines where there is no screen
+
+
+class Terminal:
+    """Loss, tokens per second and time left."""
+
+    def __init__(self, title: str, step: int, steps: int) -> None:
+        self._console = Console(stderr=True)
+        self._steps, self._first, self._began = steps, step, time.monotonic()
+        self._held_out = ""
+        self._said = -_PLAIN_SECONDS
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=steps, completed=step, numbers="")
+
+    def start(self) -> None:
+        self._progress.start()
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def show(self, step: int, values: dict[str, Any]) -> None:
+        """One step's metrics, or values beside them."""
+        if "held_out_loss" in values:
+            self._held_out = f"  held-out {values['held_out_loss']:.3f}"
+        if "loss" not in values:
+            return
+        left = (time.monotonic() - self._began) / max(1, step - self._first) * (self._steps - step)
+        numbers = (
+            f"loss {values['loss']:.3f}{self._held_out}  {values['tokens_per_second']:,.0f} tokens/s"
+            f"  {_clock(left)} left"
+        )
+        self._progress.update(self._task, completed=step, numbers=numbers)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._said >= _PLAIN_SECONDS or step == self._steps):
+            self._said = now
+            self._console.print(f"step {step}/{self._steps}  {numbers}", highlight=False, soft_wrap=True)
+
+    def say(self, event: str, facts: dict[str, Any]) -> None:
+        """An event of the ledger, in words."""
+        self._console.print(_EVENTS[event].format(**facts), highlight=False, soft_wrap=True, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

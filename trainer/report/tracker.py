@@ -1,0 +1,78 @@
+"""Weights & Biases, the only module that knows it. One run for all attempts, under the run's own id."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from typing import Any, Protocol
+
+from conf import schema
+from trainer.run_directory import RunDirectory
+
+
+class Tracker(Protocol):
+    """Where metrics go besides metrics.jsonl."""
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Metrics of a step."""
+
+    def close(self, failed: bool) -> None:
+        """No more metrics."""
+
+
+class NoTracker:
+    """tracker=none"""
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def close(self, failed: bool) -> None:
+        pass
+
+
+class WandbTracker:
+    """tracker=wandb and tracker=offline.
+
+    W&B is a witness, never a reason to stop: where the server does not answer at the start, the run is written offline
+    for a later `wandb sync`.
+    """
+
+    def __init__(self, job: schema.Job, directory: RunDirectory) -> None:
+        import wandb  # here, because importing it costs a second that other trackers need not pay
+
+        options: dict[str, Any] = {
+            "project": job.tracker.project,
+            "entity": job.tracker.entity,
+            "group": job.tracker.group,
+            "tags": job.tracker.tags,
+            "id": directory.run_id,
+            "name": directory.run_id,
+            "resume": "allow",
+            "dir": str(directory.path),
+            "config": dataclasses.asdict(job),
+            "settings": wandb.Settings(console="off", silent=True),
+        }
+        try:
+            self._run = wandb.init(mode="online" if job.tracker.name == "wandb" else "offline", **options)
+        except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+            print(
+                f"W&B does not answer ({error}): this attempt is logged offline in {directory.path / 'wandb'}; "
+                "run `wandb sync` on it later",
+                file=sys.stderr,
+            )
+            self._run = wandb.init(mode="offline", **options)
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        # `step` is a value, not W&B's own counter, which drops steps that are done again after a restart.
+        self._run.log({"step": step, **finite})
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def open_tracker(job: schema.Job, directory: RunDirectory) -> Tracker:
+    """The tracker that `tracker.name` asks for."""
+    return NoTracker() if job.tracker.name == "none" else WandbTracker(job, directory)

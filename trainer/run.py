@@ -1,0 +1,57 @@
+"""What a restart needs, all of it: if it is not in `Run`, it is not saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_pipeline.batch import Cursor
+from trainer.checkpoint import Committed, load_tensors
+from trainer.model import Gemma
+from trainer.model.gemma import bare_name
+from trainer.optim import MOMENTS
+
+
+@dataclass
+class Run:
+    """A run in progress. `attempt` counts its starts, 1 for the first."""
+
+    model: Gemma
+    optimizer: torch.optim.Optimizer
+    cursor: Cursor
+    attempt: int
+    step: int = 0
+    tokens_seen: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and the optimizer's moments, under names that no wrapper changes."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            name, moments = bare_name(name), self.optimizer.state[parameter]
+            tensors[f"model.{name}"] = parameter
+            tensors |= {f"optimizer.{moment}.{name}": moments[moment] for moment in MOMENTS}
+        return tensors
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is not a tensor, as JSON."""
+        return {
+            "step": self.step,
+            "tokens_seen": self.tokens_seen,
+            "cursor": dataclasses.asdict(self.cursor),
+            "random": torch.get_rng_state().numpy().tobytes().hex(),
+            "model": dataclasses.asdict(self.model.config),
+        }
+
+    def load(self, checkpoint: Committed) -> None:
+        """Continue from a checkpoint. Raises DataError where it does not fit or is broken."""
+        load_tensors(checkpoint, self.tensors())
+        state = checkpoint.state
+        self.step, self.tokens_seen = state["step"], state["tokens_seen"]
+        self.cursor = Cursor(**state["cursor"])
+        for moments in self.optimizer.state.values():
+            moments["step"].fill_(self.step)  # AdamW counts updates per parameter; each has had every one
+        torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8))

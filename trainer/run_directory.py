@@ -1,0 +1,115 @@
+"""`runs/<run_id>/`: claimed by one job at a time, stable across restarts, and refused to any other configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conf import schema
+from conf.exits import ConfigError, DataError
+
+FORMAT = 1
+
+
+class RunDirectory:
+    """The files of a run, as one process of it sees them."""
+
+    def __init__(self, job: schema.Job) -> None:
+        self.run_id = schema.run_id(job)
+        self.path = schema.run_directory(self.run_id)
+        self.checkpoints = schema.checkpoint_directory(job)
+        self._job = job
+        self._lock: int | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError where the directory belongs to a run of another identity, with the difference."""
+        stored = read_config(self.path) if (self.path / "config.yaml").is_file() else None
+        if stored is None:
+            return
+        # Where the shards lie may change; that they are the same shards is what the data cursor proves.
+        was, now = (dict(values) for values in (stored["identity"], schema.identity(self._job)))
+        differences = [
+            f"  {key}: {was.get(key)!r} there, {now.get(key)!r} here"
+            for key in sorted(was.keys() | now.keys())
+            if key != "data.manifest" and was.get(key) != now.get(key)
+        ]
+        if differences:
+            raise ConfigError(
+                f"{self.path} belongs to a run with another configuration:\n"
+                + "\n".join(differences)
+                + "\nrestore these values to resume it, or give this run another run_id or name"
+            )
+
+    def claim(self) -> int:
+        """Make the directory this job's, write config.yaml, and return the number of this attempt.
+
+        One process of the job calls it. Raises ConfigError where another live job holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{self.path} is in use by another job on this machine: wait for it to end, or give this run another "
+                "run_id"
+            ) from error
+        attempts = [event["attempt"] for event in self.events() if event["event"] == "start"]
+        self._write_config()
+        return max(attempts, default=0) + 1
+
+    def _write_config(self) -> None:
+        config = dataclasses.asdict(self._job)
+        document = {
+            "format": FORMAT,
+            "run_id": self.run_id,
+            "sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+            "identity": schema.identity(self._job),
+            "config": config,
+        }
+        temporary = self.path / ".config.yaml"
+        temporary.write_text(yaml.safe_dump(document, sort_keys=False))
+        temporary.replace(self.path / "config.yaml")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The ledger so far. A last line that a kill cut short is left out."""
+        path = self.path / "events.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def record(self, event: str, attempt: int, **facts: Any) -> None:
+        """Append to the ledger."""
+        append_line(self.path / "events.jsonl", {"time": time.time(), "attempt": attempt, "event": event, **facts})
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Add one line of JSON; a line that a kill cut short before is ended first, so that it spoils no other."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write((json.dumps(values) + "\n").encode())
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The stored configuration of a run directory. Raises DataError where there is none or it is broken."""
+    path = run / "config.yaml"
+    try:
+        document = yaml.safe_load(path.read_text())
+        version = document["format"]
+    except OSError as error:
+        raise DataError(f"{run} is not a run directory ({path} cannot be read: {error.strerror})") from error
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is not the configuration of a run ({error}): restore it from a copy") from error
+    if version > FORMAT:
+        raise DataError(f"{path} has format {version}, this version reads up to {FORMAT}: upgrade gemcutter")
+    return document

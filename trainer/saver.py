@@ -1,0 +1,59 @@
+"""Saves of a run: a failed one is an incident that is reported and tried again, not the end, until too many fail."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from conf import schema
+from conf.exits import DataError
+from trainer import checkpoint
+from trainer.build import Parts
+from trainer.report import Report
+from trainer.run import Run
+
+
+class Saver:
+    """Commits a run to its checkpoint directory and counts failures in a row."""
+
+    def __init__(self, job: schema.Job, parts: Parts, report: Report) -> None:
+        self._keys, self._parts, self._report = job.checkpoint, parts, report
+        self._failed = 0
+        self._retry_at: int | None = None
+
+    def owes(self, step: int) -> bool:
+        """Whether a save that failed is to be tried again after this step."""
+        return step == self._retry_at
+
+    def save(self, run: Run) -> bool:
+        """Try to commit the run as it stands; says whether it is committed. Every process calls it.
+
+        Raises DataError (exit code 79) after `checkpoint.max_failed` failures in a row.
+        """
+        directory, backend = self._parts.directory.checkpoints, self._parts.backend
+        attempt = f"attempt-{run.attempt:04d}-{self._failed}"
+        try:
+            checkpoint.save(directory, run.step, attempt, run.tensors(), run.state(), backend)
+        except checkpoint.SaveError as error:
+            self._failed += 1
+            self._retry_at = run.step + 2**self._failed
+            self._report.event("save_failed", step=run.step, error=str(error))
+            if backend.world.rank == 0:  # what was written of it would keep a full disk full
+                shutil.rmtree(directory / checkpoint.step_name(run.step) / attempt, ignore_errors=True)
+            if self._failed >= self._keys.max_failed:
+                raise DataError(
+                    f"{self._failed} saves in a row failed, the last with: {error}. Committed steps in {directory}: "
+                    f"{checkpoint.committed_steps(directory) or 'none'}. Free space there or set checkpoint.directory "
+                    "to another disk, and start again"
+                ) from error
+            return False
+        self._failed, self._retry_at = 0, None
+        self._report.event("checkpoint", step=run.step)
+        if backend.world.rank == 0:
+            checkpoint.retain(directory, self._keys.keep_last, self._keys.keep_every)
+        return True
+
+    def insist(self, run: Run) -> None:
+        """Save before the process ends: try again, after a pause that grows, until it works or `save` gives up."""
+        while not self.save(run):
+            time.sleep(2.0**self._failed)

@@ -1,0 +1,58 @@
+"""One optimizer update, from micro-batches to metrics. Knows no file, logger or device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from data_pipeline.batch import Batch
+from trainer.backend import Backend
+from trainer.model import Gemma
+
+TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
+
+
+def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss: float, backend: Backend) -> TrainStep:
+    """The update as a function of the micro-batches of one step.
+
+    It returns scalars on the device, equal on every process: `loss` (nats per token of the global batch), `grad_norm`
+    (before clipping) and `tokens` (targets that counted).
+    """
+
+    def train_step(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        # Divided by the weight of the *global* batch before backward: the gradient is then the same however documents
+        # were packed and however many processes share the work.
+        tokens = backend.total(torch.stack([batch.weights_BS.sum() for batch in micro_batches]).sum())
+        loss = torch.zeros((), device=backend.device)
+        for batch in micro_batches:
+            share = loss_of(model, batch, z_loss) / tokens
+            share.backward()
+            loss += share.detach()
+        grad_norm = clip_gradients(model, clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {"loss": backend.total(loss), "grad_norm": grad_norm, "tokens": tokens}
+
+    return train_step
+
+
+def loss_of(model: Gemma, batch: Batch, z_loss: float = 0.0) -> Tensor:
+    """The summed loss of this process's rows, in nats."""
+    loss = model(
+        batch.tokens_BS, batch.segments_BS, batch.positions_BS, batch.targets_BS, batch.weights_BS, z_loss=z_loss
+    )
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def clip_gradients(model: Gemma, clip_norm: float) -> Tensor:
+    """Scale all gradients so that their global norm is at most `clip_norm`; returns the norm before."""
+    parameters = list(model.parameters())
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    return norm

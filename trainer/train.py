@@ -1,0 +1,86 @@
+"""The training loop: everything that changes a run is on this page."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+
+from conf import schema
+from conf.exits import DONE, STOPPED
+from data_pipeline.batch import Batch
+from trainer.backend import choose
+from trainer.build import Parts, build
+from trainer.held_out import held_out_loss
+from trainer.optim import lr_at, set_lr
+from trainer.report import Report
+from trainer.run import Run
+from trainer.saver import Saver
+from trainer.step import make_train_step
+from trainer.stop import StopSignal
+
+
+def train(job: schema.Job) -> int:
+    """Train until `job.steps`, resuming where the run's last checkpoint stands; returns the exit code.
+
+    Raises ConfigError, DataError or DivergedError.
+    """
+    backend = choose(job)
+    try:
+        run, parts = build(job, backend)
+        return fit(job, run, parts)
+    finally:
+        backend.close()
+
+
+def fit(job: schema.Job, run: Run, parts: Parts) -> int:
+    """Train until `job.steps` or until asked to stop; says which, as an exit code. Raises DivergedError, DataError."""
+    backend = parts.backend
+    train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
+    micro_batches_per_step = parts.rows_per_step // (job.micro_batch * backend.world.size)
+    with (
+        closing(micro_batches_from(job, run, parts)) as stream,
+        Report(job, run, parts.directory, backend) as report,
+        StopSignal(backend) as stop,
+    ):
+        saver = Saver(job, parts, report)
+        batches = backend.feed(stream)
+        while run.step < job.steps:
+            with report.waiting():
+                micro_batches = [next(batches) for _ in range(micro_batches_per_step)]
+            learning_rate = lr_at(job.optim, run.step, job.steps)
+            set_lr(run.optimizer, learning_rate)
+            metrics = train_step(micro_batches)
+            run.step += 1
+            # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
+            run.cursor = micro_batches[-1].cursor
+            report.push(run.step, metrics, learning_rate=learning_rate)  # reads step N-1 while the device runs step N
+
+            stopping = stop.agreed()  # asked once: the save and the exit must agree
+            last = stopping or run.step == job.steps
+            if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):
+                report.extra(run.step, {"held_out_loss": held_out_loss(job, run.model, parts.held_out, backend)})
+            if last or due(run.step, job.checkpoint.every) or saver.owes(run.step):
+                report.flush()  # a loss that is not finite raises here, before it is saved
+                saver.insist(run) if last else saver.save(run)
+            if stopping:
+                report.event("stop", step=run.step)
+                return STOPPED
+        report.event("end", step=run.step)
+    return DONE
+
+
+def micro_batches_from(job: schema.Job, run: Run, parts: Parts) -> Generator[Batch]:
+    """This process's micro-batches from where the run stands, for ever."""
+    world = parts.backend.world
+    return parts.stream.batches(
+        rows_per_step=parts.rows_per_step,
+        micro_batch=job.micro_batch,
+        rank=world.rank,
+        world=world.size,
+        start=run.cursor,
+    )
+
+
+def due(step: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps happens after this one."""
+    return every is not None and step % every == 0
