@@ -33,7 +33,7 @@ class Parts:
 
 
 def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
-    """Check everything that can be checked, claim the run directory, and make the run: new, or from its last checkpoint.
+    """Check all that can be checked, claim the run directory, and make the run: new, or from its last checkpoint.
 
     Raises ConfigError or DataError, on every process that sees the fault, before any step is taken.
     """

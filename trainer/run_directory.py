@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]  # PyYAML ships neither annotations nor stubs
 
 from conf import schema
 from conf.exits import ConfigError, DataError

@@ -22,6 +22,7 @@ def choose(job: schema.Job) -> Backend:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "backend=cuda, but torch finds no GPU here: install a CUDA build of torch and its driver, or use backend=cpu"
+            "backend=cuda, but torch finds no GPU here: install a CUDA build of torch and its driver, or use "
+            "backend=cpu"
         )
     return Native(name, job)

@@ -1,4 +1,4 @@
-"""Plain PyTorch on CPU and CUDA: FSDP2 over Gloo or NCCL, one process per device, the same path for one process as for many."""
+"""Plain PyTorch on CPU and CUDA: FSDP2 over Gloo or NCCL, one process per device, one path for one process or many."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def retain(directory: Path, keep_last: int, keep_every: int | None) -> list[int]
     seen half removed. Returns the steps that are left.
     """
     steps = committed_steps(directory)
-    kept = {step for step in steps[-keep_last:]} | {step for step in steps if keep_every and step % keep_every == 0}
+    kept = set(steps[-keep_last:]) | {step for step in steps if keep_every and step % keep_every == 0}
     for folder in directory.glob("step-*"):
         step = int(folder.name.removeprefix("step-"))
         if steps and step < steps[-1] and step not in kept:
