@@ -1,0 +1,167 @@
+"""Keys, their checks, and what makes a run the same run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf import schema
+
+KEYS = schema.flatten(schema.Job())
+IDENTITY = sorted(schema.identity(schema.Job()))
+# name and run_id are the readable part of the id itself.
+OTHERS = sorted(set(KEYS) - set(IDENTITY) - {"name", "run_id"})
+
+
+def with_value(job: schema.Job, path: str, value: Any) -> schema.Job:
+    job = copy.deepcopy(job)
+    *sections, last = path.split(".")
+    setattr(schema.get(job, ".".join(sections)) if sections else job, last, value)
+    return job
+
+
+def other_value(path: str) -> Any:
+    """A value of the key's own kind that is not its default."""
+    default = KEYS[path]
+    if isinstance(default, list):
+        return [*default, "another"]
+    if isinstance(default, (int, float)):
+        return default + 1
+    return "another" if default is None else default + "-another"
+
+
+def test_every_key_has_a_meaning() -> None:
+    def documented(node: type) -> None:
+        for item in dataclasses.fields(node):
+            assert item.metadata["doc"].strip(), f"{node.__name__}.{item.name}"
+            default = getattr(node(), item.name)
+            if dataclasses.is_dataclass(default):
+                documented(type(default))
+
+    documented(schema.Job)
+    documented(schema.Source)
+
+
+def test_keys_named_in_the_checks_exist() -> None:
+    assert set(schema.CHOICES) | set(schema.POSITIVE) | set(schema.NOT_NEGATIVE) | set(schema.FRACTIONS) <= set(KEYS)
+    for prefix in schema.IDENTITY:
+        assert any(path == prefix or path.startswith(prefix + ".") for path in KEYS), prefix
+
+
+def test_defaults_are_sound() -> None:
+    assert schema.check(schema.Job()) == []
+
+
+# The contract's own lists (ARCHITECTURE section 2), so that a key cannot change sides unseen.
+@pytest.mark.parametrize(
+    "path",
+    ["model.size", "model.num_layers", "data.manifest", "data.sequence_length", "data.packing", "seed",
+     "tokens_per_step", "optim.name", "optim.peak_lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"],
+)  # fmt: skip
+def test_identity_key_makes_another_run(path: str) -> None:
+    job = schema.Job()
+    assert schema.run_id(with_value(job, path, other_value(path))) != schema.run_id(job)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["mesh.replica", "mesh.fsdp", "micro_batch", "launch.processes", "data.workers", "backend.name", "steps",
+     "tracker.name", "tracker.project", "checkpoint.every", "checkpoint.directory", "evaluate.tasks", "evaluate.every"],
+)  # fmt: skip
+def test_elastic_and_free_keys_keep_the_run(path: str) -> None:
+    job = schema.Job()
+    assert schema.run_id(with_value(job, path, other_value(path))) == schema.run_id(job)
+
+
+@given(changed=st.sets(st.sampled_from(sorted({*IDENTITY, *OTHERS})), max_size=8))
+def test_run_id_follows_identity_keys_and_nothing_else(changed: set[str]) -> None:
+    job = default = schema.Job()
+    for path in changed:
+        job = with_value(job, path, other_value(path))
+    assert (schema.run_id(job) != schema.run_id(default)) == bool(changed & set(IDENTITY))
+
+
+def test_run_id_reads_name_and_eight_hex_digits() -> None:
+    assert schema.run_id(with_value(schema.Job(), "name", "first")).startswith("first-")
+    suffix = schema.run_id(schema.Job()).removeprefix("dev-")
+    assert len(suffix) == 8
+    assert int(suffix, 16) >= 0
+
+
+def test_given_run_id_is_kept() -> None:
+    assert schema.run_id(with_value(schema.Job(), "run_id", "mine")) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        # each message names the value and what to do
+        ({"precision": "fp16"}, ["precision=fp16", "bf16, fp32"]),
+        ({"optim.schedule": "linear"}, ["optim.schedule=linear", "cosine, wsd, constant"]),
+        ({"steps": 0}, ["steps=0", "greater than 0"]),
+        ({"seed": -1}, ["seed=-1", "not be negative"]),
+        ({"optim.beta2": 1.5}, ["optim.beta2=1.5", "between 0 and 1"]),
+        ({"tokens_per_step": 5000}, ["tokens_per_step=5000", "data.sequence_length=2048", "use tokens_per_step=4096"]),
+        ({"micro_batch": 5}, ["micro_batch=5", "32 rows", "use micro_batch=1|2|4|8|16|32"]),
+        ({"mesh.fsdp": 5}, ["5 processes cannot share evenly", "32 rows", "use one of [1, 2, 4, 8, 16, 32] processes"]),
+        ({"mesh.fsdp": 3, "launch.processes": 2}, ["mesh.fsdp=3", "launch.processes=2", "set mesh.fsdp=-1"]),
+        pytest.param(
+            {"mesh.fsdp": 0},
+            ["mesh.fsdp=0", "-1 (the rest) or at least 1"],
+            marks=pytest.mark.xfail(raises=ZeroDivisionError, reason="rows are shared before the mesh is checked"),
+        ),
+        pytest.param(
+            {"launch.processes": 0},
+            ["launch.processes=0", "greater than 0"],
+            marks=pytest.mark.xfail(raises=ZeroDivisionError, reason="launch.processes is not held to be positive"),
+        ),
+        ({"mesh.fsdp": -1, "mesh.replica": -1}, ["only one axis may be -1", "mesh.replica and mesh.fsdp"]),
+        ({"curate.sources": [schema.Source(kind="web")]}, ["kind=web", "python_env, local, huggingface"]),
+        ({"curate.sources": [schema.Source(kind="local")]}, ["curate.sources[0].paths", "name at least one glob"]),
+        ({"curate.sources": [schema.Source(kind="huggingface")]}, ["curate.sources[0].dataset", "name a dataset"]),
+    ],
+)
+def test_impossible_combination_names_value_and_remedy(values: dict[str, Any], told: list[str]) -> None:
+    job = schema.Job()
+    for path, value in values.items():
+        job = with_value(job, path, value)
+    problems = schema.check(job)
+    assert len(problems) == 1, problems
+    for words in told:
+        assert words in problems[0]
+
+
+def test_all_impossible_values_are_listed() -> None:
+    job = with_value(with_value(with_value(schema.Job(), "steps", 0), "precision", "fp8"), "seed", -4)
+    assert len(schema.check(job)) == 3
+
+
+@given(
+    rows=st.integers(1, 96),
+    micro_batch=st.integers(1, 96),
+    replica=st.integers(1, 4),
+    fsdp=st.integers(1, 4),
+)
+def test_every_remedy_works(rows: int, micro_batch: int, replica: int, fsdp: int) -> None:
+    """A step is refused exactly when it cannot be shared evenly, and what the message proposes is taken."""
+    job = schema.Job(tokens_per_step=rows * 2048, micro_batch=micro_batch, mesh=schema.Mesh(replica=replica, fsdp=fsdp))
+    problems = schema.check(job)
+    assert (problems == []) == (rows % (micro_batch * replica * fsdp) == 0)
+    if problems and "use micro_batch=" in problems[0]:
+        for remedy in problems[0].rsplit("=", 1)[1].split("|"):
+            assert schema.check(dataclasses.replace(job, micro_batch=int(remedy))) == []
+
+
+def test_run_is_an_id_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert schema.run_directory("dev-01234567") == Path("runs/dev-01234567")
+    assert schema.run_directory("elsewhere/dev") == Path("elsewhere/dev")
+    (tmp_path / "copied").mkdir()
+    (tmp_path / "copied" / "config.yaml").touch()
+    assert schema.run_directory("copied") == Path("copied")

@@ -1,0 +1,111 @@
+"""Jobs on this machine: processes follow the mesh, signals reach the child, its exit code comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conf import compose
+from conf.exits import ConfigError
+from launch import local
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes"),
+    [
+        ([], 1),
+        (["mesh.fsdp=2"], 2),
+        (["mesh.fsdp=2", "mesh.replica=2"], 4),
+        (["mesh.replica=2"], 2),
+        (["launch.processes=4"], 4),
+        (["launch.processes=4", "mesh.replica=2"], 4),
+        (["mesh=hsdp"], 8),
+    ],
+)
+def test_processes_follow_the_mesh(overrides: list[str], processes: int) -> None:
+    assert local.training_processes(compose.compose("train", ["backend=cpu", *overrides])) == processes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes"), [([], 8), (["mesh.replica=2"], 8), (["launch.processes=4", "mesh.fsdp=4"], 4)]
+)
+def test_one_process_per_gpu(monkeypatch: pytest.MonkeyPatch, overrides: list[str], processes: int) -> None:
+    monkeypatch.setattr(local, "visible_gpus", lambda: 8)
+    assert local.training_processes(compose.compose("train", overrides)) == processes
+
+
+def test_mesh_that_does_not_fit_the_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "visible_gpus", lambda: 8)
+    with pytest.raises(ConfigError, match=r"mesh\.fsdp=4 does not match the number of GPUs=8: set mesh\.fsdp=-1"):
+        local.training_processes(compose.compose("train", ["mesh.fsdp=4"]))
+
+
+def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.visible_gpus() == 0
+
+
+def test_command_of_one_process_and_of_many() -> None:
+    python = [sys.executable, "-P", "-m"]
+    assert local.command("train", 1, ["steps=2"]) == [*python, "trainer", "train", "steps=2"]
+    assert local.command("train", 4, ["mesh.fsdp=4"]) == [*python, "trainer.elastic", "4", "train", "mesh.fsdp=4"]
+    assert local.command("curate", 1, []) == [*python, "data_pipeline", "curate"]
+
+
+def test_cores_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: dict[str, str] = {}
+    monkeypatch.setattr(local, "call", lambda arguments, environment: started.update(environment) or 0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0))
+    for processes in (1, 2, 4):
+        overrides = ["backend=cpu", f"mesh.fsdp={processes}"]
+        local.run("train", compose.compose("train", overrides), overrides)
+        assert int(started["OMP_NUM_THREADS"]) == max(1, cores // processes)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    local.run("train", compose.compose("train", ["backend=cpu"]), [])
+    assert started["OMP_NUM_THREADS"] == "7"  # what the user says holds
+
+
+@pytest.mark.parametrize("code", [0, 1, 75, 77, 78, 79])
+def test_exit_code_is_handed_through(code: int) -> None:
+    assert local.call([sys.executable, "-c", f"raise SystemExit({code})"], dict(os.environ)) == code
+
+
+def test_death_by_signal_is_told_as_a_shell_tells_it() -> None:
+    suicide = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert local.call([sys.executable, "-c", suicide], dict(os.environ)) == 128 + signal.SIGKILL
+
+
+def test_handlers_are_given_back() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    local.call([sys.executable, "-c", ""], dict(os.environ))
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+CHILD = """
+import signal, sys, time
+def save(number, frame):
+    print("saved", flush=True)
+    sys.exit(75)
+signal.signal(signal.{name}, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+LAUNCHER = (
+    "import os, sys; from launch.local import call; sys.exit(call([sys.executable, '-c', sys.argv[1]], os.environ))"
+)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_stop_signal_reaches_the_child_and_its_code_comes_back(name: str) -> None:
+    command = [sys.executable, "-c", LAUNCHER, CHILD.format(name=name)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "ready\n"
+        launcher.send_signal(signal.Signals[name])
+        assert launcher.stdout.read() == "saved\n"
+        assert launcher.wait(timeout=30) == 75
