@@ -16,8 +16,10 @@ from conf.exits import ERRORS
 from launch import demo, local
 
 # Flags of Hydra that take a value, so that the value is not mistaken for an override.
-_VALUED_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
-                 "--experimental-rerun", "--info", "-i")  # fmt: skip
+_VALUED_FLAGS = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
 
 
 def run_job(kind: str, arguments: list[str]) -> int:
