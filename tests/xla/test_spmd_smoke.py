@@ -57,6 +57,7 @@ def batch() -> dict[str, Tensor]:
 def loss_and_gradients(model: Gemma, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     loss = model(**batch) / batch["weights_BS"].sum()
     loss.backward()
+    torch_xla.sync()  # one graph; reading results one by one would compile one for each
     return loss.detach().cpu(), {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -81,7 +82,6 @@ def test_sharded_model_equals_plain_torch(mesh: xs.Mesh, batch: dict[str, Tensor
     for tensor in fed.values():
         xs.mark_sharding(tensor, mesh, ("fsdp", None))
     got_loss, got = loss_and_gradients(model, fed)
-    torch_xla.sync()
 
     # Sums in another order over four parts; float32 carries 1e-7 per operation.
     torch.testing.assert_close(got_loss, want_loss, rtol=1e-5, atol=0.0)
