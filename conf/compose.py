@@ -94,7 +94,7 @@ def _problems_of(override: Override, text: str) -> list[str]:
     path, options, values = override.key_or_group, groups().get(override.key_or_group), values_of(override)
     keys = schema.flatten(schema.Job())
     if options is not None:
-        unknown = [value for value in values if value not in options and value is not None]
+        unknown = [value for value in values if value not in options]
         return [f"{path}={value}: no such option{suggestion(str(value), options)}" for value in unknown]
     if path not in keys:
         sections = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}

@@ -1,0 +1,28 @@
+"""The `export` job: a checkpoint of a run as a portable folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from conf import schema
+from conf.exits import DONE
+from trainer.export.hf import export_hf
+from trainer.trained import Trained
+
+
+def export(job: schema.Job) -> int:
+    """Write the folder and say where it is. Raises ConfigError or DataError."""
+    trained = Trained.open(job)
+    default = trained.run / "exports" / f"{job.export.format}-step-{trained.checkpoint.step:08d}"
+    folder = export_hf(
+        config=trained.config,
+        weights=trained.weights(),
+        tokenizer_model=trained.tokenizer_path,
+        vocab_size=trained.tokenizer().vocab_size,
+        folder=Path(job.export.output or default),
+        dtype=job.export.dtype,
+        provenance=trained.provenance(),
+    )
+    print(f"exported step {trained.checkpoint.step} to {folder}", file=sys.stderr)
+    return DONE

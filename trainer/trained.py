@@ -1,0 +1,100 @@
+"""A checkpoint of a run, opened to be used: scored or exported. Never written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conf import schema
+from conf.exits import DataError
+from data_pipeline.tokenizer import Tokenizer
+from trainer import checkpoint
+from trainer.model import Gemma, GemmaConfig
+from trainer.run_directory import read_config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One committed step of a run and what belongs to it. `keys` is the configuration the run was last started with."""
+
+    run: Path
+    checkpoint: checkpoint.Committed
+    config: GemmaConfig
+    keys: dict[str, Any]
+    config_sha256: str
+
+    @classmethod
+    def open(cls, job: schema.Job) -> Trained:
+        """The checkpoint that `run` and `step` name: by default the latest of the run that this configuration is of.
+
+        Raises DataError where there is none, or it is broken.
+        """
+        run = schema.run_directory(job.run or schema.run_id(job))
+        if not run.is_dir():
+            known = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
+            raise DataError(
+                f"there is no run at {run}: set run=<run id or run directory>"
+                + (f"; runs here: {', '.join(known)}" if known else "")
+            )
+        document = read_config(run)
+        keys = document["config"]
+        directory = Path(keys["checkpoint"]["directory"] or run / "checkpoints")
+        found = checkpoint.find(directory, job.step)
+        if found is None:
+            raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set run to another run")
+        shape = found.state["model"]
+        config = GemmaConfig(**{**shape, "pattern": tuple(shape["pattern"])})
+        return cls(run, found, config, keys, document["sha256"])
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The SentencePiece model the run was trained with, kept in its directory."""
+        return self.run / "tokenizer.model"
+
+    def tokenizer(self) -> Tokenizer:
+        """That model, loaded."""
+        return Tokenizer.load(self.tokenizer_path)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Every parameter under the model's own name, read and verified when it is asked for."""
+        return _Weights(self.checkpoint)
+
+    def model(self) -> Gemma:
+        """The model on the host, in float32."""
+        with torch.device("meta"):
+            model = Gemma(self.config)
+        model.to_empty(device="cpu")
+        named = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+        checkpoint.load_tensors(self.checkpoint, named)
+        return model.eval()
+
+    def provenance(self) -> dict[str, Any]:
+        """What says where scores and exports come from."""
+        return {
+            "run_id": self.run.name,
+            "step": self.checkpoint.step,
+            "tokens_seen": self.checkpoint.state["tokens_seen"],
+            "checkpoint_sha256": self.checkpoint.sha256,
+            "config_sha256": self.config_sha256,
+        }
+
+
+class _Weights(Mapping[str, Tensor]):
+    def __init__(self, committed: checkpoint.Committed) -> None:
+        self._committed = committed
+
+    def __getitem__(self, name: str) -> Tensor:
+        if f"model.{name}" not in self._committed.tensors:
+            raise KeyError(name)
+        return checkpoint.read_tensor(self._committed, f"model.{name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix("model.") for name in self._committed.tensors if name.startswith("model."))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
