@@ -59,6 +59,7 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     backend.shard(model)
     run = Run(model, build_optimizer(model, job.optim), stream.cursor(0), attempt=int(attempt.item()))
     if last is None:
+        torch.manual_seed(job.seed)  # torch seeds itself by chance, and a checkpoint keeps the state
         init_weights(model, job.seed)
     else:
         run.load(last)
