@@ -36,7 +36,8 @@ def launch(processes: int, arguments: list[str]) -> int:
     )
     # The launcher would answer a signal by ending the children with it and losing their exit codes. We pass it on, they
     # save and say how they ended.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # read by torch 2.9
+    config.signals_to_handle = "SIGQUIT"  # newer versions overwrite the variable with this
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _forward)
     try:
