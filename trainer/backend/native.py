@@ -36,20 +36,20 @@ class Native:
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
+        self.world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        size = self.world.size
+        problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
+        if problems:  # before joining, so that a refusal leaves no group behind
+            raise ConfigError("\n".join(problems))
         backend = "nccl" if device_type == "cuda" else "gloo"
         if "RANK" in os.environ:
             dist.init_process_group(backend)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        self.world = World(dist.get_rank(), dist.get_world_size())
         self._mesh = self._make_mesh()
 
     def _make_mesh(self) -> DeviceMesh:
-        job, size = self._job, self.world.size
-        problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
-        if problems:
-            raise ConfigError("\n".join(problems))
-        replica, fsdp = job.mesh.replica, job.mesh.fsdp
+        size, replica, fsdp = self.world.size, self._job.mesh.replica, self._job.mesh.fsdp
         replica = size // fsdp if replica == -1 else replica
         mesh = init_device_mesh(self.device.type, (replica, size // replica), mesh_dim_names=("replica", "fsdp"))
         return mesh["fsdp"] if replica == 1 else mesh
