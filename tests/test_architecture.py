@@ -18,7 +18,7 @@ import pytest
 ROOMS = {
     "conf": (set(), 4),
     "data_pipeline": ({"conf"}, 30),
-    "trainer": ({"conf", "data_pipeline"}, 12),
+    "trainer": ({"conf", "data_pipeline"}, 30),
     "launch": ({"conf"}, 7),
 }
 STANDARD_LIBRARY_ONLY = ("conf/schema.py", "conf/exits.py", "conf/hardware.py")

@@ -129,8 +129,7 @@ def test_mistake_names_value_and_remedy(override: str, told: list[str]) -> None:
     "override",
     ["steps=10", "steps=10,20", "optim.peak_lr=1", "run_id=null", "model=tiny", "model=tiny,gemma_2b",
      "experiment=demo", "tracker.tags=[a,b]", "curate.sources=[{kind: python_env, limit_bytes: 1000}]",
-     "hydra.verbose=true",
-     "data.manifest=data/${name}/x.json", "~model", "+experiment=demo", "checkpoint.keep_every=5"],
+     "hydra.verbose=true", "data.manifest=data/${name}/x.json", "+experiment=demo", "checkpoint.keep_every=5"],
 )  # fmt: skip
 def test_sound_override_passes(override: str) -> None:
     assert compose.override_problems([override]) == []
