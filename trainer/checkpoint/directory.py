@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from trainer.backend import Backend
 from trainer.checkpoint.parts import Part, write_parts
 
 FORMAT = 1
+_STEP = re.compile(r"step-(\d{8,})")
 
 
 class SaveError(Exception):
@@ -81,7 +83,13 @@ def step_name(step: int) -> str:
 
 def committed_steps(directory: Path) -> list[int]:
     """Steps with a COMMIT, oldest first."""
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in directory.glob("step-*/COMMIT"))
+    return sorted(step for step, folder in _steps(directory).items() if (folder / "COMMIT").is_file())
+
+
+def _steps(directory: Path) -> dict[int, Path]:
+    """The folder of each step, committed or not; a folder that was moved aside under another name is none."""
+    matches = {path: _STEP.fullmatch(path.name) for path in directory.glob("step-*")}
+    return {int(match[1]): path for path, match in matches.items() if match}
 
 
 def find(directory: Path, step: int | None = None) -> Committed | None:
@@ -100,6 +108,8 @@ def find(directory: Path, step: int | None = None) -> Committed | None:
         have = f"committed steps: {', '.join(map(str, steps))}" if steps else "no step is committed"
         raise DataError(f"there is no checkpoint of step {step} in {directory}: {why}; {have}")
     commit = _read_json(folder / "COMMIT")
+    if not {"attempt", "manifest_sha256"} <= commit.keys():
+        raise DataError(f"{folder / 'COMMIT'} names no attempt and manifest: {_remedy(folder)}")
     payload = folder / commit["attempt"]
     path = payload / "MANIFEST.json"
     if not path.is_file() or _sha256(path) != commit["manifest_sha256"]:
@@ -167,7 +177,12 @@ def _commit(payload: Path, step: int, state: dict[str, Any], processes: int) -> 
     _sync(payload)
     _sync(payload.parent)
     commit = {"format": FORMAT, "attempt": payload.name, "manifest_sha256": hashlib.sha256(data.encode()).hexdigest()}
-    _write(payload.parent / "COMMIT", json.dumps(commit))
+    # Written under the attempt's own name and then linked: COMMIT appears whole or not at all, whatever happens meanwhile,
+    # and a link, unlike a rename, never replaces one that is there.
+    whole = payload / "COMMIT"
+    _write(whole, json.dumps(commit))
+    os.link(whole, payload.parent / "COMMIT")
+    whole.unlink()
     _sync(payload.parent)
 
 
@@ -188,8 +203,7 @@ def retain(directory: Path, keep_last: int, keep_every: int | None) -> list[int]
     """
     steps = committed_steps(directory)
     kept = set(steps[-keep_last:]) | {step for step in steps if keep_every and step % keep_every == 0}
-    for folder in directory.glob("step-*"):
-        step = int(folder.name.removeprefix("step-"))
+    for step, folder in _steps(directory).items():
         if steps and step < steps[-1] and step not in kept:
             (folder / "COMMIT").unlink(missing_ok=True)
             shutil.rmtree(folder)
@@ -201,6 +215,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}): {_remedy(path.parent)}") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path} is not a JSON object: {_remedy(path.parent)}")
     if data.get("format", FORMAT) > FORMAT:
         raise DataError(f"{path} has format {data['format']}, this version reads up to {FORMAT}: upgrade gemcutter")
     return data
