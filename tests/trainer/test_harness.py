@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ ITEMS = [
     ("How do you carry a full bucket?", "Step slowly and evenly.", "Swing it over the head."),
     ("How do you mend a torn kite?", "Glue paper on the hole.", "Cut the hole larger."),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """With two, the first forward pass of a process was now and then seen to differ by 5e-5; with one never."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
