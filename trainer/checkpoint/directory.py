@@ -177,7 +177,7 @@ def _commit(payload: Path, step: int, state: dict[str, Any], processes: int) -> 
     _sync(payload)
     _sync(payload.parent)
     commit = {"format": FORMAT, "attempt": payload.name, "manifest_sha256": hashlib.sha256(data.encode()).hexdigest()}
-    # Written under the attempt's own name and then linked: COMMIT appears whole or not at all, whatever happens meanwhile,
+    # Written among the attempt's files and then linked: COMMIT appears whole or not at all, whatever happens meanwhile,
     # and a link, unlike a rename, never replaces one that is there.
     whole = payload / "COMMIT"
     _write(whole, json.dumps(commit))
