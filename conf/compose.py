@@ -91,6 +91,8 @@ def override_problems(overrides: Iterable[str]) -> list[str]:
 
 
 def _problems_of(override: Override, text: str) -> list[str]:
+    if override.is_delete():
+        return [f"{text}: nothing can be deleted; give {override.key_or_group} another value"]
     path, options, values = override.key_or_group, groups().get(override.key_or_group), values_of(override)
     keys = schema.flatten(schema.Job())
     if options is not None:

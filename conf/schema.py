@@ -220,6 +220,13 @@ POSITIVE = (
     "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
     "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm",
 )  # fmt: skip
+POSITIVE_OR_NULL = (
+    "launch.processes",
+    "checkpoint.keep_every",
+    "evaluate.every",
+    "evaluate.limit",
+    "optim.decay_steps",
+)
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio", "optim.beta1", "optim.beta2")
 
@@ -246,6 +253,9 @@ def check(job: Job) -> list[str]:
     for path in POSITIVE:
         if not get(job, path) > 0:
             problems.append(f"{path}={get(job, path)} must be greater than 0")
+    for path in POSITIVE_OR_NULL:
+        if (value := get(job, path)) is not None and not value > 0:
+            problems.append(f"{path}={value} must be greater than 0, or null")
     for path in NOT_NEGATIVE:
         if get(job, path) < 0:
             problems.append(f"{path}={get(job, path)} must not be negative")
@@ -261,7 +271,7 @@ def check(job: Job) -> list[str]:
             problems.append(f"curate.sources[{index}].dataset is empty: name a dataset or a local dataset folder")
     if problems:
         return problems  # the sums below would only repeat them
-    return _check_batch(job) + _check_mesh(job)
+    return _check_mesh(job) or _check_batch(job)
 
 
 def _check_batch(job: Job) -> list[str]:

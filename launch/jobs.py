@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 
@@ -64,10 +65,14 @@ def overrides_among(arguments: list[str]) -> list[str]:
 def sweep_suffix(swept: list[str], point: list[str]) -> str:
     """What keeps two points of a sweep apart when the keys that differ are no part of a run's identity.
 
-    `-m steps=100,200` gives run ids ending in `-steps-100` and `-steps-200`.
+    `-m steps=100,200` gives run ids ending in `-steps-100-` and `-steps-200-` and four hex digits.
     """
     parser = OverridesParser.create()
     keys = {override.key_or_group for override in parser.parse_overrides(swept) if override.is_sweep_override()}
     free = {key for key in keys if not key.startswith(schema.IDENTITY)}
     chosen = [text for text in point if text.split("=", 1)[0] in free]
-    return "".join("-" + re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in chosen)
+    if not chosen:
+        return ""
+    # The words are for people; the hash keeps apart what differs only in characters that a name may not hold.
+    words = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") for text in chosen)
+    return f"-{words}-{hashlib.sha256(' '.join(chosen).encode()).hexdigest()[:4]}"

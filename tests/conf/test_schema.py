@@ -114,12 +114,10 @@ def test_given_run_id_is_kept() -> None:
         pytest.param(
             {"mesh.fsdp": 0},
             ["mesh.fsdp=0", "-1 (the rest) or at least 1"],
-            marks=pytest.mark.xfail(raises=ZeroDivisionError, reason="rows are shared before the mesh is checked"),
         ),
         pytest.param(
             {"launch.processes": 0},
             ["launch.processes=0", "greater than 0"],
-            marks=pytest.mark.xfail(raises=ZeroDivisionError, reason="launch.processes is not held to be positive"),
         ),
         ({"mesh.fsdp": -1, "mesh.replica": -1}, ["only one axis may be -1", "mesh.replica and mesh.fsdp"]),
         ({"curate.sources": [schema.Source(kind="web")]}, ["kind=web", "python_env, local, huggingface"]),
