@@ -48,9 +48,10 @@ def launch(processes: int, arguments: list[str]) -> int:
 
 
 def most_severe(codes: list[int]) -> int:
-    """The code that names a cause, else the first; a process that signal n ended gives 128 + n."""
+    """The code that names a cause, else a kill, else the first; a process that signal n ended gives 128 + n."""
     named = [code for code in SEVERITY if code in codes]
-    code = named[0] if named else codes[0]
+    killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]  # with SIGTERM the launcher ends the rest
+    code = (named + killed + codes)[0]
     return code if code >= 0 else 128 - code
 
 
