@@ -18,7 +18,7 @@ from trainer.model import Gemma, build_config
 from trainer.model.gemma import init_weights
 from trainer.optim import build_optimizer
 from trainer.run import Run
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import RunDirectory, writing
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     attempt = torch.zeros((), device=backend.device)
     if backend.world.rank == 0:
         attempt += directory.claim()
-        shutil.copyfile(tokenizer_path, directory.path / "tokenizer.model")
+        with writing(directory.path / "tokenizer.model"):
+            shutil.copyfile(tokenizer_path, directory.path / "tokenizer.model")
     attempt = backend.total(attempt)  # every process waits here until the directory is claimed
 
     with torch.device("meta"):

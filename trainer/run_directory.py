@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,12 @@ class RunDirectory:
     def claim(self) -> int:
         """Make the directory this job's, write config.yaml, and return the number of this attempt.
 
-        One process of the job calls it. Raises ConfigError where another live job holds it.
+        One process of the job calls it. Raises ConfigError where another live job holds it, DataError where the disk
+        does not take it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -76,8 +80,9 @@ class RunDirectory:
             "config": config,
         }
         temporary = self.path / ".config.yaml"
-        temporary.write_text(yaml.safe_dump(document, sort_keys=False))
-        temporary.replace(self.path / "config.yaml")
+        with writing(temporary):
+            temporary.write_text(yaml.safe_dump(document, sort_keys=False))
+            temporary.replace(self.path / "config.yaml")
 
     def events(self) -> list[dict[str, Any]]:
         """The ledger so far. A last line that a kill cut short is left out."""
@@ -91,13 +96,28 @@ class RunDirectory:
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
-    """Add one line of JSON; a line that a kill cut short before is ended first, so that it spoils no other."""
-    with path.open("ab+") as file:
+    """Add one line of JSON; a line that a kill cut short before is ended first, so that it spoils no other.
+
+    Raises DataError where the disk does not take it.
+    """
+    with writing(path), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
         file.write((json.dumps(values) + "\n").encode())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around writing a file of a run: raises DataError where the disk does not take it."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}): free space there or make it writable, and start again to go "
+            "on from the last checkpoint"
+        ) from error
 
 
 def read_config(run: Path) -> dict[str, Any]:

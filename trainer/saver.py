@@ -37,9 +37,9 @@ class Saver:
         except checkpoint.SaveError as error:
             self._failed += 1
             self._retry_at = run.step + 2**self._failed
-            self._report.event("save_failed", step=run.step, error=str(error))
-            if backend.world.rank == 0:  # what was written of it would keep a full disk full
+            if backend.world.rank == 0:  # what was written of it would keep a full disk full, for the ledger too
                 shutil.rmtree(directory / checkpoint.step_name(run.step) / attempt, ignore_errors=True)
+            self._report.event("save_failed", step=run.step, error=str(error))
             if self._failed >= self._keys.max_failed:
                 raise DataError(
                     f"{self._failed} saves in a row failed, the last with: {error}. Committed steps in {directory}: "
