@@ -1,0 +1,135 @@
+"""Promises of the run directory: stable, owned by one job at a time, and never mixed with another run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conf import schema
+from conf.exits import ConfigError, DataError
+from trainer.run_directory import RunDirectory, append_line, read_config
+
+
+def test_its_name_follows_the_identity_keys_alone(lab) -> None:
+    """The same run continues when a free or elastic key changes; another identity is another run."""
+
+    def name(*changes: str) -> Path:
+        return RunDirectory(lab.job("null", *changes)).path
+
+    first = name()
+    assert first == name("steps=99", "micro_batch=1", "data.workers=3", "checkpoint.every=7", "mesh.replica=2")
+    assert first.parent == Path("runs")
+    others = [name(change) for change in ("optim.peak_lr=1e-3", "seed=1", "model.d_ff=64", "data.sequence_length=32")]
+    assert len({first, *others}) == 5
+
+
+def test_it_states_the_configuration(alone, shared_lab) -> None:
+    stored = read_config(alone.folder)
+    job = shared_lab.job("alone")
+    assert stored["format"] == 1
+    assert stored["run_id"] == "alone"
+    assert stored["identity"] == schema.identity(job)
+    assert stored["config"]["optim"]["peak_lr"] == 3e-3
+    assert (alone.folder / "tokenizer.model").read_bytes() == Path(job.tokenizer.model).read_bytes()
+
+
+def test_a_second_job_is_refused_while_the_first_lives(lab, inside) -> None:
+    first = lab.start("busy", "steps=100000")
+    first.until_step(1)
+    code, said = inside("busy", "steps=100000")
+    assert code == 78
+    assert "runs/busy is in use by another job" in said
+    assert "wait for it to end, or give this run another run_id" in said
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait().code == 75, first.said
+    assert {event["attempt"] for event in first.events} == {1}
+
+
+def test_a_directory_of_another_configuration_is_refused_with_the_difference(lab, inside, alone) -> None:
+    lab.copy(alone, "mine")
+    before = {path: path.read_bytes() for path in (lab.folder / "runs").rglob("*") if path.is_file()}
+    code, said = inside("mine", "optim.peak_lr=0.5", "seed=4")
+    assert code == 78
+    assert "runs/mine belongs to a run with another configuration" in said
+    assert "optim.peak_lr: 0.003 there, 0.5 here" in said
+    assert "seed: 0 there, 4 here" in said
+    assert "give this run another run_id or name" in said
+    assert {path: path.read_bytes() for path in (lab.folder / "runs").rglob("*") if path.is_file()} == before
+
+
+def test_shards_may_move_but_not_change(lab, inside, alone, other_corpus) -> None:
+    """Where they lie is no part of a run; that they are the same ones is."""
+    lab.copy(alone, "moved")
+    lab.copy(alone, "changed")
+    lab.corpus = lab.corpus.copy(lab.folder / "elsewhere")
+    assert inside("moved", "steps=21")[0] == 0
+    lab.corpus = other_corpus
+    code, said = inside("changed", "steps=21")
+    assert code == 78
+    assert "cannot resume after 240 samples" in said
+    assert "the shards (manifest sha256 " in said
+    assert "restore the values the run was started with, or start a new run" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("format: 2\n", r"has format 2, this version reads up to 1: upgrade gemcutter"),
+        ("[1, 2", r"is not the configuration of a run"),
+        ("", r"is not the configuration of a run"),
+        ("name: x\n", r"is not the configuration of a run"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(DataError, match=message) as raised:
+        read_config(tmp_path)
+    assert str(tmp_path / "config.yaml") in str(raised.value)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is not a run directory .*config\.yaml cannot be read"):
+        read_config(tmp_path)
+
+
+def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    append_line(path, {"step": 1})
+    with path.open("a") as file:
+        file.write('{"step": 2, "lo')
+    append_line(path, {"step": 2})
+    lines = path.read_text().splitlines()
+    assert json.loads(lines[0]) == {"step": 1}
+    assert json.loads(lines[2]) == {"step": 2}
+
+
+def test_attempts_count_on_after_a_cut_line(lab, alone, inside) -> None:
+    lab.copy(alone, "cut")
+    ledger = lab.folder / "runs" / "cut" / "events.jsonl"
+    with ledger.open("a") as file:
+        file.write('{"event": "sta')
+    assert inside("cut")[0] == 0
+    *_, end = [json.loads(line) for line in ledger.read_text().splitlines() if line.endswith("}")]
+    assert end["event"] == "end"
+    assert end["attempt"] == 2
+
+
+def test_config_yaml_is_plain(alone) -> None:
+    """Any YAML reader can read it: no tags, no Python."""
+    text = (alone.folder / "config.yaml").read_text()
+    assert "!" not in text
+    assert yaml.safe_load(text)["config"]["steps"] == 20
+
+
+def test_the_lock_ends_with_its_job(lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(lab.folder)
+    first, second = (RunDirectory(lab.job("locked")) for _ in range(2))
+    first.claim()
+    with pytest.raises(ConfigError, match="in use by another job"):
+        second.claim()
+    shutil.rmtree(first.path)
