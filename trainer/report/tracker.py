@@ -61,6 +61,7 @@ class WandbTracker:
                 "run `wandb sync` on it later",
                 file=sys.stderr,
             )
+            wandb.teardown()  # its service would say that the id of the failed try is in use
             self._run = wandb.init(mode="offline", **options)
         self._run.define_metric("*", step_metric="step")
 
