@@ -1,0 +1,90 @@
+"""Promises of several processes under one command: its exit code tells the cause, signals reach all, none is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer import checkpoint
+from trainer.elastic import most_severe
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [
+        ([1, 78, 1], 78),
+        ([1, 79], 79),
+        ([79, 78], 78),
+        ([1, 77, 79], 79),
+        ([77, 1], 77),
+        ([75, 77], 77),
+        ([76, 75], 76),
+        ([75, 75], 75),
+        ([75, 1], 75),
+        ([1], 1),
+        ([-9], 137),
+        ([1, -9], 137),
+        ([-6, 1], 134),
+        ([-15, -9], 137),
+        ([3, 1], 3),
+    ],
+)
+def test_the_cause_comes_before_its_consequences(codes: list[int], code: int) -> None:
+    assert most_severe(codes) == code
+
+
+def children(parent: int) -> list[int]:
+    """The training processes below a launcher."""
+    try:
+        pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return [int(pid) for pid in pids if b"trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    except FileNotFoundError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_configuration_error_keeps_its_code(lab, alone) -> None:
+    lab.copy(alone, "other")
+    running = lab.start("other", "optim.peak_lr=0.5", processes=2).wait()
+    assert running.code == 78, running.said
+    assert "belongs to a run with another configuration" in running.said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_all_and_leaves_no_orphan(lab, victim: int) -> None:
+    running = lab.start("bereft", "steps=100000", "checkpoint.every=2", processes=2)
+    running.until_step(3)
+    ranks = children(running.process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[victim], signal.SIGKILL)
+    assert running.wait().code == 137, running.said
+    deadline = time.monotonic() + 5
+    while any(map(alive, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, ranks))
+    steps = checkpoint.committed_steps(running.folder / "checkpoints")
+    found = checkpoint.find(running.folder / "checkpoints", steps[-1])
+    assert found is not None
+    found.verify()
+
+
+def test_a_stop_reaches_every_process(lab) -> None:
+    running = lab.start("asked", "steps=100000", processes=2)
+    running.until_step(2)
+    ranks = children(running.process.pid)
+    running.process.terminate()
+    assert running.wait().code == 75, running.said
+    assert not any(map(alive, ranks))
+    step = running.lines[-1]["step"]
+    assert checkpoint.committed_steps(running.folder / "checkpoints") == [step]
+    assert f"stopping after step {step}, as asked" in running.said

@@ -1,0 +1,78 @@
+"""Promises of the report: the contract's keys, a stop at numbers that are none, memory that does not grow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from trainer import checkpoint
+
+KEYS = {
+    "step", "attempt", "time", "loss", "tokens_seen", "learning_rate", "grad_norm", "step_seconds", "data_seconds",
+    "tokens_per_second", "mfu", "memory_bytes",
+}  # fmt: skip
+
+
+def test_every_line_has_the_keys_of_the_contract(alone) -> None:
+    assert [line["step"] for line in alone.lines] == list(range(1, 21))
+    for line in alone.lines:
+        assert set(line) == KEYS
+        assert line["mfu"] is None  # the peak of this device is not known
+        assert line["attempt"] == 1
+        assert 0 <= line["data_seconds"] <= line["step_seconds"]
+        assert line["tokens_per_second"] == pytest.approx(768 / line["step_seconds"])
+        assert line["memory_bytes"] > 2**20
+    times = alone.column("time")
+    assert times == sorted(times)
+    seen = alone.column("tokens_seen")
+    assert all(0 < b - a <= 768 for a, b in zip([0, *seen], seen, strict=False))  # weights, without padding
+
+
+def test_it_learns(alone) -> None:
+    """From the loss of a uniform guess over the tokenizer's pieces."""
+    losses = alone.column("loss")
+    assert losses[0] == pytest.approx(math.log(512), rel=0.05)
+    assert losses[-1] < losses[0] - 1
+
+
+def test_the_ledger_and_the_terminal_tell_the_same(alone) -> None:
+    assert [event["event"] for event in alone.events] == ["start", "checkpoint", "end"]
+    assert alone.events[0]["processes"] == 1
+    assert "attempt 1 starts at step 0 on 1 cpu process(es), run directory runs/alone" in alone.said
+    assert "step 20/20  loss" in alone.said
+    assert "finished step 20" in alone.said
+
+
+@pytest.mark.parametrize("peak_lr", ["1e9", "1e38"])
+def test_divergence_stops_before_it_is_saved(inside, lab, peak_lr: str) -> None:
+    code, said = inside("wild", f"optim.peak_lr={peak_lr}", "optim.warmup_steps=0", "checkpoint.every=1")
+    assert code == 77
+    assert "of wild has " in said
+    assert "nothing of it was saved. Lower optim.peak_lr or raise optim.warmup_steps" in said
+    broken = int(said.rsplit("step ", 1)[1].split()[0])
+    saved = checkpoint.committed_steps(lab.folder / "runs" / "wild" / "checkpoints")
+    assert saved == list(range(1, broken))[-3:]
+
+
+def test_held_out_loss_is_the_same_for_every_world(lab) -> None:
+    changes = (lab.corpus.held_out, "steps=4", "evaluate.every=2", "evaluate.rows=17")
+    one = lab.train("one", *changes)
+    two = lab.train("two", *changes, processes=2)
+    extras = [[line for line in run.lines if "held_out_loss" in line] for run in (one, two)]
+    assert [line["step"] for line in extras[0]] == [2, 4]
+    assert set(extras[0][0]) == {"step", "attempt", "time", "held_out_loss"}
+    assert [line["held_out_loss"] for line in extras[1]] == pytest.approx(
+        [line["held_out_loss"] for line in extras[0]], rel=1e-5
+    )
+
+
+def test_memory_does_not_grow_with_steps(lab) -> None:
+    """Most memory resident so far, at step 40 and 200 steps later.
+
+    A step of this model holds about 3 MB of activations and 1 MB of gradients, and a window of tokens 50 kB: what is
+    kept of each step would add far more than the bound, which is for the allocator's and the interpreter's noise.
+    """
+    run = lab.train("long", "steps=240", "tokens_per_step=192", "checkpoint.every=80")
+    memory = dict(zip(run.column("step"), run.column("memory_bytes"), strict=True))
+    assert memory[240] - memory[40] <= 6 * 2**20
