@@ -111,37 +111,19 @@ def other_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @dataclass
-class Running:
-    """Training in a process of its own, or several under trainer.elastic; `folder` is its run directory."""
+class Recorded:
+    """What a run left in its run directory."""
 
-    process: subprocess.Popen[bytes]
     folder: Path
-    log: Path
-    code: int | None = None
-
-    def wait(self) -> Running:
-        self.code = self.process.wait(timeout=120)
-        return self
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def until(self, happened: Callable[[], object], what: str) -> None:
-        """Wait for something that it does while it runs."""
-        deadline = time.monotonic() + 60
-        while not happened():
-            assert self.process.poll() is None, f"it ended before {what}: {self.said}"
-            assert time.monotonic() < deadline, f"a minute without {what}: {self.said}"
-            time.sleep(0.003)
-
-    def until_step(self, step: int) -> None:
-        self.until(lambda: any(line["step"] >= step for line in self.lines), f"step {step}")
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """metrics.jsonl as written."""
-        return read_lines(self.folder / "metrics.jsonl")
+        """metrics.jsonl as written, without the extras."""
+        return [line for line in read_lines(self.folder / "metrics.jsonl") if "loss" in line]
+
+    @property
+    def extras(self) -> list[dict[str, Any]]:
+        return [line for line in read_lines(self.folder / "metrics.jsonl") if "loss" not in line]
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -163,6 +145,34 @@ class Running:
         found = checkpoint.find(self.folder / "checkpoints")
         assert found is not None
         return {name: checkpoint.read_tensor(found, name) for name in found.tensors}
+
+
+@dataclass
+class Running(Recorded):
+    """Training in a process of its own, or several under trainer.elastic."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    code: int | None = None
+
+    def wait(self) -> Running:
+        self.code = self.process.wait(timeout=120)
+        return self
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def until(self, happened: Callable[[], object], what: str) -> None:
+        """Wait for something that it does while it runs."""
+        deadline = time.monotonic() + 60
+        while not happened():
+            assert self.process.poll() is None, f"it ended before {what}: {self.said}"
+            assert time.monotonic() < deadline, f"a minute without {what}: {self.said}"
+            time.sleep(0.003)
+
+    def until_step(self, step: int) -> None:
+        self.until(lambda: any(line["step"] >= step for line in self.lines), f"step {step}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -194,7 +204,7 @@ class Lab:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=file, stderr=subprocess.STDOUT
             )
-        running = Running(process, self.folder / "runs" / run_id, log)
+        running = Running(self.folder / "runs" / run_id, process, log)
         self.started.append(running)
         return running
 
@@ -204,7 +214,10 @@ class Lab:
         assert running.code == 0, running.said
         return running
 
-    def copy(self, running: Running, run_id: str) -> None:
+    def run(self, run_id: str) -> Recorded:
+        return Recorded(self.folder / "runs" / run_id)
+
+    def copy(self, running: Recorded, run_id: str) -> None:
         """A copy of a run directory, which another run goes on from."""
         shutil.copytree(running.folder, self.folder / "runs" / run_id)
 
@@ -235,16 +248,19 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus):
     made.close()
 
 
+HELD_OUT = ("evaluate.every=10", "evaluate.rows=17")
+
+
 @pytest.fixture(scope="session")
 def alone(shared_lab: Lab) -> Running:
     """20 steps on one process, never interrupted. Nobody changes it."""
-    return shared_lab.train("alone")
+    return shared_lab.train("alone", shared_lab.corpus.held_out, *HELD_OUT)
 
 
 @pytest.fixture(scope="session")
 def pair(shared_lab: Lab) -> Running:
     """The same on two processes."""
-    return shared_lab.train("pair", processes=2)
+    return shared_lab.train("pair", shared_lab.corpus.held_out, *HELD_OUT, processes=2)
 
 
 @pytest.fixture

@@ -83,14 +83,22 @@ def test_resume_is_exact_on_two_processes(shared_lab, pair, stopped_pair) -> Non
     ("source", "processes", "changes"),
     [
         ("stopped", 2, ("mesh.replica=2", "mesh.fsdp=1")),
-        ("stopped_pair", 1, ()),
         ("stopped_pair", 3, ("micro_batch=2",)),  # a third of 64 rows is no whole number
     ],
 )
 def test_resume_on_another_world(request, shared_lab, alone, source: str, processes: int, changes) -> None:
     name = f"from_{source}_to_{processes}"
     shared_lab.copy(request.getfixturevalue(source), name)
-    resumed = shared_lab.train(name, *changes, processes=processes)
+    check_close(shared_lab.train(name, *changes, processes=processes), alone)
+
+
+def test_resume_of_two_processes_on_one(inside, lab, alone, stopped_pair) -> None:
+    lab.copy(stopped_pair, "fewer")
+    assert inside("fewer")[0] == 0
+    check_close(lab.run("fewer"), alone)
+
+
+def check_close(resumed, alone) -> None:
     assert resumed.column("step") == list(range(1, 21))
     assert resumed.column("loss") == pytest.approx(alone.column("loss"), rel=1e-5)
     assert resumed.column("grad_norm") == pytest.approx(alone.column("grad_norm"), rel=1e-5)
@@ -99,15 +107,15 @@ def test_resume_on_another_world(request, shared_lab, alone, source: str, proces
         assert (ours[tensor] - expected).norm() <= 1e-5 * expected.norm(), tensor
 
 
-def test_a_killed_run_ends_as_if_it_was_never_killed(shared_lab, alone) -> None:
-    killed = shared_lab.start("killed", "checkpoint.every=3")
+def test_a_killed_run_ends_as_if_it_was_never_killed(lab, alone) -> None:
+    killed = lab.start("killed", "checkpoint.every=3")
     killed.until_step(5)
     killed.process.kill()
     assert killed.wait().code == -9
     committed = checkpoint.committed_steps(killed.folder / "checkpoints")
     assert committed
     assert committed[-1] < 20
-    resumed = shared_lab.train("killed", "checkpoint.every=3")
+    resumed = lab.train("killed", "checkpoint.every=3")
     assert resumed.folder == killed.folder
     again = [line["step"] for line in resumed.lines if line["attempt"] == 2]
     assert again == list(range(committed[-1] + 1, 21))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +121,23 @@ def test_retries_come_after_growing_pauses(lab, inside, alone, disk) -> None:
     assert steps == [10, 12, 16]
     assert "Committed steps in" in said
     assert "none" in said
+
+
+def test_a_save_that_hits_a_limit_loses_nothing(inside, lab, alone) -> None:
+    """The same without a disk of its own, so for anybody: files may not grow beyond half a megabyte."""
+    lab.copy(alone, "limited")
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**19, hard))
+    try:
+        code, said = inside("limited", "steps=60", "checkpoint.every=5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 79
+    assert "3 saves in a row failed" in said
+    assert "File too large" in said
+    failed = [event for event in lab.run("limited").events if event["event"] == "save_failed"]
+    assert [event["step"] for event in failed] == [25, 27, 30]
+    assert all("step-000000" in event["error"] for event in failed)
+    checkpoints = lab.folder / "runs" / "limited" / "checkpoints"
+    assert checkpoint.committed_steps(checkpoints) == [20]
+    assert whole(checkpoints, 20)
