@@ -152,7 +152,7 @@ class Evaluate:
     tasks: list[str] = key(["piqa", "arc_easy"], "benchmark tasks to score; empty for none")
     benchmarks: Optional[str] = key(None, "folder with the benchmark files (null: the variable GEMCUTTER_BENCHMARKS)")
     limit: Optional[int] = key(None, "score only the first so many items of each task")
-    batch_tokens: int = key(16_384, "tokens per forward pass while scoring")
+    batch_tokens: int = key(4096, "tokens per forward pass while scoring")
     every: Optional[int] = key(None, "steps between held-out losses while training (null: never)")
     rows: int = key(64, "rows of held-out text per held-out loss")
 

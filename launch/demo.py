@@ -31,7 +31,9 @@ def run(job: schema.Job, overrides: list[str]) -> int:
         if code:
             console.print(f"gemcutter demo: {stage} ended with exit code {code}; run it again to go on from there")
             return code
-    Console().print(table(job, time.monotonic() - began))
+    # In a file or a pipe nothing limits the width, and a path that is cut short helps nobody.
+    wide = None if sys.stdout.isatty() else 140
+    Console(width=wide).print(table(job, time.monotonic() - began))
     return 0
 
 
@@ -45,7 +47,8 @@ def table(job: schema.Job, seconds: float) -> Table:
     latest = max((run_directory / "evals").glob("step-*.json"))
     scores = _read(latest)
 
-    shown = Table("what", "value", "where", title=f"gemcutter demo: {schema.run_id(job)}", title_justify="left")
+    shown = Table("what", "value", title=f"gemcutter demo: {schema.run_id(job)}", title_justify="left")
+    shown.add_column("where", overflow="fold")
     shown.add_row(
         "documents in / kept",
         f"{counts['documents_in']:,} / {counts['documents_kept']:,}",
