@@ -20,6 +20,9 @@ ROOMS = {
     "export": "trainer",
 }
 
+# What the keyboard and schedulers ask a job to stop with; Slurm sends whatever `--signal` names.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
 
 def run(kind: str, job: schema.Job, overrides: list[str]) -> int:
     """Run the job in processes of its own and return its exit code (128 + n when signal n ended it).
@@ -63,13 +66,13 @@ def visible_gpus() -> int:
 
 
 def call(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run a child to its end; a SIGTERM or SIGINT for us reaches it, so that it can save and say how it ended."""
+    """Run a child to its end; a signal of `STOP_SIGNALS` for us reaches it, so that it can save and say how it ended."""
     child = subprocess.Popen(arguments, env=environment)
 
     def forward(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         code = child.wait()
     finally:

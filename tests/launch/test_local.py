@@ -81,7 +81,7 @@ def test_death_by_signal_is_told_as_a_shell_tells_it() -> None:
 
 
 def test_handlers_are_given_back() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in local.STOP_SIGNALS}
     local.call([sys.executable, "-c", ""], dict(os.environ))
     assert {number: signal.getsignal(number) for number in before} == before
 
@@ -100,7 +100,13 @@ LAUNCHER = (
 )
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_every_signal_training_stops_on_is_passed_on() -> None:
+    from trainer import stop
+
+    assert set(local.STOP_SIGNALS) == set(stop.SIGNALS)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2"])
 def test_stop_signal_reaches_the_child_and_its_code_comes_back(name: str) -> None:
     command = [sys.executable, "-c", LAUNCHER, CHILD.format(name=name)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
