@@ -228,7 +228,8 @@ POSITIVE_OR_NULL = (
     "optim.decay_steps",
 )
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
-FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio", "optim.beta1", "optim.beta2")
+FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
+DECAYS = ("optim.beta1", "optim.beta2")  # of a mean, which 1 would never move
 
 # What a run is. A change of one of these makes another run; everything else may change between restarts.
 IDENTITY = (
@@ -262,6 +263,9 @@ def check(job: Job) -> list[str]:
     for path in FRACTIONS:
         if not 0 <= get(job, path) <= 1:
             problems.append(f"{path}={get(job, path)} must lie between 0 and 1")
+    for path in DECAYS:
+        if not 0 <= get(job, path) < 1:
+            problems.append(f"{path}={get(job, path)} must lie between 0 and 1, and below 1")
     for index, source in enumerate(job.curate.sources):
         if source.kind not in SOURCE_KINDS:
             problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")

@@ -49,7 +49,8 @@ def test_every_key_has_a_meaning() -> None:
 
 
 def test_keys_named_in_the_checks_exist() -> None:
-    assert set(schema.CHOICES) | set(schema.POSITIVE) | set(schema.NOT_NEGATIVE) | set(schema.FRACTIONS) <= set(KEYS)
+    checked = (schema.POSITIVE, schema.POSITIVE_OR_NULL, schema.NOT_NEGATIVE, schema.FRACTIONS, schema.DECAYS)
+    assert set(schema.CHOICES).union(*checked) <= set(KEYS)
     for prefix in schema.IDENTITY:
         assert any(path == prefix or path.startswith(prefix + ".") for path in KEYS), prefix
 
@@ -107,6 +108,8 @@ def test_given_run_id_is_kept() -> None:
         ({"steps": 0}, ["steps=0", "greater than 0"]),
         ({"seed": -1}, ["seed=-1", "not be negative"]),
         ({"optim.beta2": 1.5}, ["optim.beta2=1.5", "between 0 and 1"]),
+        ({"optim.beta1": 1.0}, ["optim.beta1=1.0", "below 1"]),
+        ({"optim.beta2": 1.0}, ["optim.beta2=1.0", "below 1"]),
         ({"tokens_per_step": 5000}, ["tokens_per_step=5000", "data.sequence_length=2048", "use tokens_per_step=4096"]),
         ({"micro_batch": 5}, ["micro_batch=5", "32 rows", "use micro_batch=1|2|4|8|16|32"]),
         ({"mesh.fsdp": 5}, ["5 processes cannot share evenly", "32 rows", "use one of [1, 2, 4, 8, 16, 32] processes"]),
