@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -231,6 +232,10 @@ NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_deca
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
 DECAYS = ("optim.beta1", "optim.beta2")  # of a mean, which 1 would never move
 
+# A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
+LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
 # What a run is. A change of one of these makes another run; everything else may change between restarts.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
@@ -247,7 +252,9 @@ def get(job: Any, path: str) -> Any:
 
 def check(job: Job) -> list[str]:
     """Every combination of values that cannot work, one sentence each; empty when the job is sound."""
-    problems = []
+    problems = _check_name("name", job.name, LONGEST_NAME)
+    if job.run_id is not None:
+        problems += _check_name("run_id", job.run_id, LONGEST_RUN_ID)
     for path, choices in CHOICES.items():
         if get(job, path) not in choices:
             problems.append(f"{path}={get(job, path)} is not one of {', '.join(choices)}")
@@ -276,6 +283,17 @@ def check(job: Job) -> list[str]:
     if problems:
         return problems  # the sums below would only repeat them
     return _check_mesh(job) or _check_batch(job)
+
+
+def _check_name(path: str, value: str, longest: int) -> list[str]:
+    if not _NAME.fullmatch(value):
+        return [
+            f"{path}={value!r} cannot name a directory and a W&B run: use letters, digits, - _ and . only, "
+            "at least one of them, and no . in front"
+        ]
+    if len(value) > longest:
+        return [f"{path}={value!r} has {len(value)} characters: use at most {longest}"]
+    return []
 
 
 def _check_batch(job: Job) -> list[str]:
@@ -354,9 +372,14 @@ def run_id(job: Job) -> str:
     return f"{job.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
 
-def run_directory(run: str) -> Path:
-    """A run id, or a path to a run directory, as a path."""
-    return Path(run) if "/" in run or Path(run, "config.yaml").is_file() else Path("runs", run)
+def run_directory(run_id: str) -> Path:
+    """Where the run of this id lies."""
+    return Path("runs", run_id)
+
+
+def named_run(run: str) -> Path:
+    """The run directory that a user names by its path or by the run's id."""
+    return Path(run) if "/" in run or Path(run, "config.yaml").is_file() else run_directory(run)
 
 
 def checkpoint_directory(job: Job) -> Path:

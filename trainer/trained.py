@@ -34,7 +34,7 @@ class Trained:
 
         Raises DataError where there is none, or it is broken.
         """
-        run = schema.run_directory(job.run or schema.run_id(job))
+        run = schema.named_run(job.run) if job.run else schema.run_directory(schema.run_id(job))
         if not run.is_dir():
             known = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
             raise DataError(

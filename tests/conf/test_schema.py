@@ -159,10 +159,43 @@ def test_every_remedy_works(rows: int, micro_batch: int, replica: int, fsdp: int
             assert schema.check(dataclasses.replace(job, micro_batch=int(remedy))) == []
 
 
-def test_run_is_an_id_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_names_a_run_by_id_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert schema.run_directory("dev-01234567") == Path("runs/dev-01234567")
-    assert schema.run_directory("elsewhere/dev") == Path("elsewhere/dev")
+    assert schema.named_run("dev-01234567") == Path("runs/dev-01234567")
+    assert schema.named_run("elsewhere/dev") == Path("elsewhere/dev")
     (tmp_path / "copied").mkdir()
     (tmp_path / "copied" / "config.yaml").touch()
-    assert schema.run_directory("copied") == Path("copied")
+    assert schema.named_run("copied") == Path("copied")
+
+
+def test_own_run_directory_is_never_a_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").touch()
+    assert schema.run_directory("mine") == Path("runs/mine")
+
+
+@pytest.mark.parametrize("path", ["name", "run_id"])
+@pytest.mark.parametrize(
+    "value",
+    ["", ".", "..", ".hidden", "../out", "a/b", "/tmp/a", "a b", "a:b", "a#b", "a?", "100%", "a\\b", "é", "a\n"],
+)
+def test_name_that_leaves_runs_or_breaks_an_id_is_refused(path: str, value: str) -> None:
+    (problem,) = schema.check(with_value(schema.Job(), path, value))
+    assert f"{path}={value!r}" in problem
+    assert "use letters, digits, - _ and ." in problem
+
+
+@pytest.mark.parametrize("value", ["dev", "a.b", "_x", "-x", "gemma3-1b_v2.1", "7"])
+def test_plain_names_pass(value: str) -> None:
+    assert schema.check(schema.Job(name=value, run_id=value)) == []
+
+
+def test_longest_name_still_gives_a_run_id_that_passes() -> None:
+    """Also when the id is given back, as a sweep does."""
+    job = schema.Job(name="n" * schema.LONGEST_NAME)
+    assert schema.check(schema.Job(name=job.name, run_id=schema.run_id(job))) == []
+    (problem,) = schema.check(schema.Job(name=job.name + "n"))
+    assert "has 101 characters: use at most 100" in problem
+    (problem,) = schema.check(schema.Job(run_id="n" * 129))
+    assert "has 129 characters: use at most 128" in problem
