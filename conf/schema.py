@@ -144,7 +144,9 @@ class Checkpoint:
     every: int = key(1000, "steps between checkpoints; the last step is always saved")
     keep_last: int = key(3, "newest committed checkpoints that are kept")
     keep_every: Optional[int] = key(None, "keep each checkpoint whose step is a multiple of this for good")
-    directory: Optional[str] = key(None, "where checkpoints go (null: runs/<run_id>/checkpoints)")
+    directory: Optional[str] = key(
+        None, "a folder of its own here for each run's checkpoints, named by run id (null: runs/<run_id>/checkpoints)"
+    )
     max_failed: int = key(3, "failed saves in a row before the run stops with exit code 79")
 
 
@@ -384,7 +386,12 @@ def named_run(run: str) -> Path:
 
 def checkpoint_directory(job: Job) -> Path:
     """Where the run's checkpoints go."""
-    return Path(job.checkpoint.directory or run_directory(run_id(job)) / "checkpoints")
+    return checkpoints_of(run_directory(run_id(job)), run_id(job), job.checkpoint.directory)
+
+
+def checkpoints_of(run: Path, run_id: str, directory: str | None) -> Path:
+    """Where a run's checkpoints lie: `directory` is its `checkpoint.directory`, which runs may share."""
+    return run / "checkpoints" if directory is None else Path(directory, run_id)
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

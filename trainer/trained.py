@@ -43,7 +43,7 @@ class Trained:
             )
         document = read_config(run)
         keys = document["config"]
-        directory = Path(keys["checkpoint"]["directory"] or run / "checkpoints")
+        directory = schema.checkpoints_of(run, document["run_id"], keys["checkpoint"]["directory"])
         found = checkpoint.find(directory, job.step)
         if found is None:
             raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set run to another run")

@@ -199,3 +199,15 @@ def test_longest_name_still_gives_a_run_id_that_passes() -> None:
     assert "has 101 characters: use at most 100" in problem
     (problem,) = schema.check(schema.Job(run_id="n" * 129))
     assert "has 129 characters: use at most 128" in problem
+
+
+def test_runs_that_share_a_folder_of_checkpoints_do_not_mix(tmp_path: Path) -> None:
+    """`run_id=a steps=100` and `run_id=b steps=200` are alike in every identity key."""
+    shared = schema.Checkpoint(directory=str(tmp_path))
+    first, second = (schema.Job(run_id=run_id, checkpoint=shared) for run_id in ("a", "b"))
+    assert schema.checkpoint_directory(first) == tmp_path / "a"
+    assert schema.checkpoint_directory(second) == tmp_path / "b"
+    assert schema.checkpoint_directory(schema.Job(run_id="a")) == Path("runs/a/checkpoints")
+    # A run directory that was moved finds the same checkpoints.
+    assert schema.checkpoints_of(tmp_path / "moved", "a", str(tmp_path)) == tmp_path / "a"
+    assert schema.checkpoints_of(tmp_path / "moved", "a", None) == tmp_path / "moved" / "checkpoints"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,8 @@ def test_a_checkpoint_without_commit_counts_as_none(inside, lab, alone) -> None:
 
 def test_a_model_that_does_not_fit_its_checkpoint_is_named(inside, lab, alone) -> None:
     """Same directory of checkpoints, another model: the run directory cannot tell, the checkpoint can."""
-    folder = alone.folder / "checkpoints"
+    folder = lab.folder / "elsewhere"
+    shutil.copytree(alone.folder / "checkpoints", folder / "bad")
     code, said = inside("bad", "model.d_ff=64", f"checkpoint.directory={folder}")
     assert code == 79
     assert re.search(r"does not fit this model: model\.\S+ of shape \[64, 64\] is of shape \[128, 64\]", said)
