@@ -29,9 +29,10 @@ from data_pipeline.tokenizer import Tokenizer
 
 CURATED_FORMAT = 1  # the newest format of a curated manifest this reads
 
+_SPLITS = ("train", "held_out")
 _READ_ROWS = 1024  # documents in memory at a time while they are read and encoded
 _BUCKET_BYTES = 128 * 2**20  # of text: what is sorted in memory at a time
-_MOST_BUCKETS = 512  # files open at a time
+_MOST_FILES = 256  # of buckets, open at a time: a quarter of the usual limit of a process
 
 
 def tokenize(job: Job) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
         "config": config,
         "lineage": curated.sha256,
     }
-    shuffled = _Shuffled(scratch, buckets=max(1, min(_MOST_BUCKETS, -(-text_bytes // _BUCKET_BYTES))))
+    shuffled = _Shuffled(scratch, text_bytes)
     _encode(curated, model, fraction, shuffled)
     if fraction:
         write_shards(shuffled.documents("held_out"), Path(job.tokenize.output, "held_out"), **common)
@@ -240,7 +241,7 @@ def _encode(curated: Curated, model: Tokenizer, fraction: float, shuffled: _Shuf
     for ids, texts, sources in curated.rows():
         tokens = model.encode_documents(texts)
         splits = ["held_out" if is_held_out(document, fraction) else "train" for document in ids]
-        for split in ("train", "held_out"):
+        for split in _SPLITS:
             chosen = [number for number, which in enumerate(splits) if which == split]
             shuffled.add(
                 split,
@@ -268,9 +269,9 @@ class _Shuffled:
         ]
     )
 
-    def __init__(self, folder: Path, buckets: int) -> None:
+    def __init__(self, folder: Path, text_bytes: int) -> None:
         self.folder = folder
-        self.buckets = buckets
+        self.buckets = max(1, min(_MOST_FILES // len(_SPLITS), -(-text_bytes // _BUCKET_BYTES)))  # of each split
         self.files: dict[tuple[str, int], pa.RecordBatchFileWriter] = {}
 
     def add(self, split: str, documents: list[Document]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ from conf.exits import ConfigError, DataError
 from conf.schema import Job
 from data_pipeline import tokenize_text
 from data_pipeline.reader import Shards
+from data_pipeline.shards import Document
 from data_pipeline.stream import TokenStream, documents
 from data_pipeline.tokenize_text import tokenize
 from data_pipeline.tokenizer import Tokenizer, train
@@ -121,6 +124,22 @@ def test_the_same_text_gives_the_same_bytes(root: Path, monkeypatch: pytest.Monk
     tokenize(job(root, tokenize__output=str(root / "again"), tokenizer__output=str(root / "again.model")))
     assert files(root / "tokens") == files(root / "again")
     assert (root / "tokenizer.model").read_bytes() == (root / "again.model").read_bytes()
+
+
+def test_any_amount_of_text_is_shuffled_within_256_open_files(tmp_path: Path) -> None:
+    """A petabyte, on paper: enough documents of each split to open every bucket, in a process that may open no more."""
+    empty = np.zeros(2, np.int32)
+    shuffled = tokenize_text._Shuffled(tmp_path, text_bytes=10**15)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 256, limits[1]))
+    try:
+        for split in ("train", "held_out"):
+            shuffled.add(split, [Document(f"{split}-{n}", "s", empty, 0) for n in range(3000)])
+        shuffled.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(list(shuffled.documents("held_out"))) == 3000
+    assert len(list(tmp_path.iterdir())) == 256
 
 
 def test_a_second_run_does_nothing(root: Path) -> None:
