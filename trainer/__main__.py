@@ -5,7 +5,9 @@ Under torchrun, or `trainer.elastic`, every process runs it.
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from conf.compose import compose
 from conf.exits import ERRORS
@@ -28,7 +30,14 @@ def main(kind: str, overrides: list[str]) -> int:
         return export(job)
     except ERRORS as error:
         print(f"gemcutter {kind}: {error}", file=sys.stderr)
+        declare(error.code)
         return error.code
+
+
+def declare(code: int) -> None:
+    """Tell `trainer.elastic` how this process ends: once its peers notice, the launcher may kill it before it can."""
+    if folder := os.environ.get("GEMCUTTER_EXIT_CODES"):
+        Path(folder, os.environ["RANK"]).write_text(str(code))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from trainer.model import Gemma, build_config
 from trainer.model.gemma import init_weights
 from trainer.optim import build_optimizer
 from trainer.run import Run
-from trainer.run_directory import RunDirectory, writing
+from trainer.run_directory import RunDirectory, config_sha256, refuse_other_identity, writing
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     Raises ConfigError or DataError, on every process that sees the fault, before any step is taken.
     """
     directory = RunDirectory(job)
-    directory.check()
     stream = open_stream(job, job.data.manifest)
     held_out = open_stream(job, job.data.held_out) if job.data.held_out and job.evaluate.every else None
     tokenizer_path = Path(job.tokenizer.model or job.tokenizer.output)
@@ -46,19 +45,21 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     for shards in (stream.shards, *([held_out.shards] if held_out else [])):
         shards.check_tokenizer(tokenizer)
     config = build_config(job.model, tokenizer.vocab_size)
-    last = checkpoint.find(directory.checkpoints)
-
-    attempt = torch.zeros((), device=backend.device)
-    if backend.world.rank == 0:
-        attempt += directory.claim()
-        with writing(directory.path / "tokenizer.model"):
-            shutil.copyfile(tokenizer_path, directory.path / "tokenizer.model")
-    attempt = backend.total(attempt)  # every process waits here until the directory is claimed
+    attempt, last = claim(directory, tokenizer_path, backend)
+    if last is not None:  # checkpoint.directory may hold another run's
+        refuse_other_identity(last.state["identity"], job, str(last.payload))
 
     with torch.device("meta"):
         model = Gemma(config)
     backend.shard(model)
-    run = Run(model, build_optimizer(model, job.optim), stream.cursor(0), attempt=int(attempt.item()))
+    optimizer = build_optimizer(model, job.optim)
+    origin = {
+        "run_id": directory.run_id,  # also the W&B id
+        "config_sha256": config_sha256(job),
+        "manifest_sha256": stream.shards.sha256,
+        "tokenizer_sha256": tokenizer.sha256,
+    }
+    run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, attempt)
     if last is None:
         torch.manual_seed(job.seed)  # torch seeds itself by chance, and a checkpoint keeps the state
         init_weights(model, job.seed)
@@ -66,6 +67,32 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         run.load(last)
     rows_per_step = job.tokens_per_step // job.data.sequence_length
     return run, Parts(backend, directory, stream, held_out, rows_per_step)
+
+
+def claim(directory: RunDirectory, tokenizer: Path, backend: Backend) -> tuple[int, checkpoint.Committed | None]:
+    """The number of this attempt and the checkpoint it starts from, the same on every process.
+
+    The first process claims the directory and only then looks for the latest checkpoint: a job that is just ending may
+    still commit one.
+    """
+    said = torch.zeros(2, dtype=torch.int64, device=backend.device)
+    if backend.world.rank == 0:
+        attempt = directory.claim()
+        keep_tokenizer(tokenizer, directory.path / "tokenizer.model")
+        last = checkpoint.find(directory.checkpoints)
+        said += torch.tensor([attempt, -1 if last is None else last.step], device=backend.device)
+    attempt, step = backend.total(said).tolist()  # every process waits here for the first
+    return attempt, None if step < 0 else checkpoint.find(directory.checkpoints, step)
+
+
+def keep_tokenizer(model: Path, copy: Path) -> None:
+    """Keep the tokenizer with the run, so that the run can be scored and exported wherever it lies."""
+    if copy.exists() and copy.samefile(model):
+        return
+    partial = copy.with_suffix(".partial")
+    with writing(copy):
+        shutil.copyfile(model, partial)
+        partial.replace(copy)
 
 
 def open_stream(job: schema.Job, manifest: str) -> TokenStream:

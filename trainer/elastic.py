@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from types import FrameType
@@ -40,10 +41,13 @@ def launch(processes: int, arguments: list[str]) -> int:
     config.signals_to_handle = "SIGQUIT"  # newer versions overwrite the variable with this
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _forward)
-    try:
-        elastic_launch(config, sys.executable)("-P", "-m", "trainer", *arguments)
-    except ChildFailedError as error:
-        return most_severe([failure.exitcode for failure in error.failures.values()])
+    with tempfile.TemporaryDirectory(prefix="gemcutter-") as declared:
+        os.environ["GEMCUTTER_EXIT_CODES"] = declared
+        try:
+            elastic_launch(config, sys.executable)("-P", "-m", "trainer", *arguments)
+        except ChildFailedError as error:
+            codes = [int(path.read_text()) for path in Path(declared).iterdir()]
+            return most_severe(codes + [failure.exitcode for failure in error.failures.values()])
     return DONE
 
 

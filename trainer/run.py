@@ -18,11 +18,18 @@ from trainer.optim import MOMENTS
 
 @dataclass
 class Run:
-    """A run in progress. `attempt` counts its starts, 1 for the first."""
+    """A run in progress.
+
+    identity   the identity keys and their values
+    origin     run id and digests of configuration, shards and tokenizer
+    attempt    counts the starts of the run, 1 for the first
+    """
 
     model: Gemma
     optimizer: torch.optim.Optimizer
     cursor: Cursor
+    identity: dict[str, Any]
+    origin: dict[str, str]
     attempt: int
     step: int = 0
     tokens_seen: int = 0
@@ -44,6 +51,8 @@ class Run:
             "cursor": dataclasses.asdict(self.cursor),
             "random": torch.get_rng_state().numpy().tobytes().hex(),
             "model": dataclasses.asdict(self.model.config),
+            "identity": self.identity,
+            "origin": self.origin,
         }
 
     def load(self, checkpoint: Committed) -> None:

@@ -19,6 +19,7 @@ from conf import schema
 from conf.exits import ConfigError, DataError
 
 FORMAT = 1
+_LONGEST_LINE = 64 * 1024  # bytes; far above what we write
 
 
 class RunDirectory:
@@ -29,32 +30,15 @@ class RunDirectory:
         self.path = schema.run_directory(self.run_id)
         self.checkpoints = schema.checkpoint_directory(job)
         self._job = job
+        self.changes: list[tuple[str, Any, Any]] = []  # (key, value at the attempt before, value now)
         self._lock: int | None = None
-
-    def check(self) -> None:
-        """Raise ConfigError where the directory belongs to a run of another identity, with the difference."""
-        stored = read_config(self.path) if (self.path / "config.yaml").is_file() else None
-        if stored is None:
-            return
-        # Where the shards lie may change; that they are the same shards is what the data cursor proves.
-        was, now = (dict(values) for values in (stored["identity"], schema.identity(self._job)))
-        differences = [
-            f"  {key}: {was.get(key)!r} there, {now.get(key)!r} here"
-            for key in sorted(was.keys() | now.keys())
-            if key != "data.manifest" and was.get(key) != now.get(key)
-        ]
-        if differences:
-            raise ConfigError(
-                f"{self.path} belongs to a run with another configuration:\n"
-                + "\n".join(differences)
-                + "\nrestore these values to resume it, or give this run another run_id or name"
-            )
 
     def claim(self) -> int:
         """Make the directory this job's, write config.yaml, and return the number of this attempt.
 
-        One process of the job calls it. Raises ConfigError where another live job holds it, DataError where the disk
-        does not take it.
+        One process of the job calls it; `changes` is known from then on. Raises ConfigError, with the difference, where
+        the directory belongs to a run of another identity; DataError where another live job holds it or the disk does
+        not take it.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -62,10 +46,14 @@ class RunDirectory:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(
+            raise DataError(
                 f"{self.path} is in use by another job on this machine: wait for it to end, or give this run another "
                 "run_id"
             ) from error
+        if (self.path / "config.yaml").is_file():
+            before = read_config(self.path)
+            refuse_other_identity(before["identity"], self._job, str(self.path))
+            self.changes = _changes(before["config"], dataclasses.asdict(self._job))
         attempts = [event["attempt"] for event in self.events() if event["event"] == "start"]
         self._write_config()
         return max(attempts, default=0) + 1
@@ -75,7 +63,7 @@ class RunDirectory:
         document = {
             "format": FORMAT,
             "run_id": self.run_id,
-            "sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+            "sha256": config_sha256(self._job),
             "identity": schema.identity(self._job),
             "config": config,
         }
@@ -96,16 +84,58 @@ class RunDirectory:
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
-    """Add one line of JSON; a line that a kill cut short before is ended first, so that it spoils no other.
+    """Add one line of JSON. What a kill left of a line before it is cut off, so that every line can be read.
 
     Raises DataError where the disk does not take it.
     """
     with writing(path), path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+        end = file.tell()
+        file.seek(max(0, end - _LONGEST_LINE))
+        tail = file.read()
+        if tail and not tail.endswith(b"\n"):
+            file.truncate(end - len(tail) + tail.rfind(b"\n") + 1)
         file.write((json.dumps(values) + "\n").encode())
+
+
+def refuse_other_identity(was: dict[str, Any], job: schema.Job, where: str) -> None:
+    """Raise ConfigError, with the difference, where the identity keys of `where` are not this job's.
+
+    Where the shards lie may change; that they are the same shards is what the data cursor proves.
+    """
+    now = schema.identity(job)
+    differences = [
+        f"  {key}: {was.get(key)!r} there, {now.get(key)!r} here"
+        for key in sorted(was.keys() | now.keys())
+        if key != "data.manifest" and was.get(key) != now.get(key)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{where} belongs to a run with another configuration:\n"
+            + "\n".join(differences)
+            + "\nrestore these values to resume it, or give this run another run_id or name"
+        )
+
+
+def config_sha256(job: schema.Job) -> str:
+    """Digest of every key and value."""
+    return hashlib.sha256(json.dumps(dataclasses.asdict(job), sort_keys=True).encode()).hexdigest()
+
+
+def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What is no part of the identity and differs."""
+    before, after = _flat(was), _flat(now)
+    return [
+        (key, before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if not key.startswith(schema.IDENTITY) and before.get(key) != after.get(key)
+    ]
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in node.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 @contextmanager

@@ -35,6 +35,9 @@ class Saver:
         try:
             checkpoint.save(directory, run.step, attempt, run.tensors(), run.state(), backend)
         except checkpoint.SaveError as error:
+            if run.step in checkpoint.committed_steps(directory):  # what failed came after COMMIT: the step stands
+                self._report.event("checkpoint", step=run.step)
+                return True
             self._failed += 1
             self._retry_at = run.step + 2**self._failed
             if backend.world.rank == 0:  # what was written of it would keep a full disk full, for the ledger too
@@ -43,15 +46,22 @@ class Saver:
             if self._failed >= self._keys.max_failed:
                 raise DataError(
                     f"{self._failed} saves in a row failed, the last with: {error}. Committed steps in {directory}: "
-                    f"{checkpoint.committed_steps(directory) or 'none'}. Free space there or set checkpoint.directory "
-                    "to another disk, and start again"
+                    f"{checkpoint.committed_steps(directory) or 'none'}. Free space there and start again; or move "
+                    "that folder to another disk, and name its parent with checkpoint.directory"
                 ) from error
             return False
         self._failed, self._retry_at = 0, None
         self._report.event("checkpoint", step=run.step)
         if backend.world.rank == 0:
-            checkpoint.retain(directory, self._keys.keep_last, self._keys.keep_every)
+            self._retain()
         return True
+
+    def _retain(self) -> None:
+        """Remove old steps; what cannot be removed now is tried again after the next save."""
+        try:
+            checkpoint.retain(self._parts.directory.checkpoints, self._keys.keep_last, self._keys.keep_every)
+        except OSError as error:
+            self._report.event("retain_failed", error=str(error))
 
     def insist(self, run: Run) -> None:
         """Save before the process ends: try again, after a pause that grows, until it works or `save` gives up."""

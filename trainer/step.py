@@ -19,8 +19,8 @@ TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
 def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss: float, backend: Backend) -> TrainStep:
     """The update as a function of the micro-batches of one step.
 
-    It returns scalars on the device, equal on every process: `loss` (nats per token of the global batch), `grad_norm`
-    (before clipping) and `tokens` (targets that counted).
+    It returns scalars on the device, equal on every process: `loss` (nats per token of the global batch, z-loss
+    included), `grad_norm` (before clipping) and `tokens` (targets that counted).
     """
 
     def train_step(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import closing
 
 from conf import schema
-from conf.exits import DONE, STOPPED
+from conf.exits import DONE, ERRORS, STOPPED
 from data_pipeline.batch import Batch
 from trainer.backend import choose
 from trainer.build import Parts, build
@@ -27,9 +27,14 @@ def train(job: schema.Job) -> int:
     backend = choose(job)
     try:
         run, parts = build(job, backend)
-        return fit(job, run, parts)
-    finally:
-        backend.close()
+        code = fit(job, run, parts)
+        backend.barrier()  # a launcher ends the others once one process has left, and the first may still be uploading
+    except ERRORS:
+        if backend.world.size == 1:  # else the others would lose their peer, and fail, before our exit says why
+            backend.close()
+        raise
+    backend.close()
+    return code
 
 
 def fit(job: schema.Job, run: Run, parts: Parts) -> int:
@@ -38,10 +43,12 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
     train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
     micro_batches_per_step = parts.rows_per_step // (job.micro_batch * backend.world.size)
     with (
+        StopSignal(backend) as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
         Report(job, run, parts.directory, backend) as report,
-        StopSignal(backend) as stop,
     ):
+        for key, was, now in parts.directory.changes:
+            report.event("changed", key=key, was=was, now=now)
         saver = Saver(job, parts, report)
         batches = backend.feed(stream)
         while run.step < job.steps:
@@ -53,12 +60,12 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
             run.step += 1
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
-            report.push(run.step, metrics, learning_rate=learning_rate)  # reads step N-1 while the device runs step N
+            stopping = stop.agreed()  # asked once: the save and the exit must agree. Waits for the device
+            report.push(run.step, metrics, learning_rate=learning_rate)
 
-            stopping = stop.agreed()  # asked once: the save and the exit must agree
             last = stopping or run.step == job.steps
             if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):
-                report.extra(run.step, {"held_out_loss": held_out_loss(job, run.model, parts.held_out, backend)})
+                report.add(held_out_loss=held_out_loss(job, run.model, parts.held_out, backend))
             if last or due(run.step, job.checkpoint.every) or saver.owes(run.step):
                 report.flush()  # a loss that is not finite raises here, before it is saved
                 saver.insist(run) if last else saver.save(run)

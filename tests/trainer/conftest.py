@@ -118,12 +118,12 @@ class Recorded:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """metrics.jsonl as written, without the extras."""
+        """metrics.jsonl as written."""
         return [line for line in read_lines(self.folder / "metrics.jsonl") if "loss" in line]
 
     @property
     def extras(self) -> list[dict[str, Any]]:
-        return [line for line in read_lines(self.folder / "metrics.jsonl") if "loss" not in line]
+        return [line for line in read_lines(self.folder / "metrics.jsonl") if "held_out_loss" in line]
 
     @property
     def events(self) -> list[dict[str, Any]]:

@@ -139,8 +139,10 @@ def test_a_model_that_does_not_fit_its_checkpoint_is_named(inside, lab, alone) -
     folder = lab.folder / "elsewhere"
     shutil.copytree(alone.folder / "checkpoints", folder / "bad")
     code, said = inside("bad", "model.d_ff=64", f"checkpoint.directory={folder}")
-    assert code == 79
-    assert re.search(r"does not fit this model: model\.\S+ of shape \[64, 64\] is of shape \[128, 64\]", said)
+    assert code == 78
+    assert f"{folder / 'bad'}" in said
+    assert "belongs to a run with another configuration" in said
+    assert "model.d_ff: 128 there, 64 here" in said
 
 
 def test_a_run_directory_that_cannot_be_written_is_named(inside, lab) -> None:

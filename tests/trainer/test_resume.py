@@ -35,7 +35,7 @@ def bits(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
 def state_of(running) -> dict:
     found = checkpoint.find(running.folder / "checkpoints")
     assert found is not None
-    return found.state
+    return {key: value for key, value in found.state.items() if key != "origin"}  # that is the run's own id
 
 
 def files(folder: Path) -> dict[str, tuple[int, int, bytes]]:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conf import schema
-from conf.exits import ConfigError, DataError
+from conf.exits import DataError
 from trainer.run_directory import RunDirectory, append_line, read_config
 
 
@@ -42,7 +42,7 @@ def test_a_second_job_is_refused_while_the_first_lives(lab, inside) -> None:
     first = lab.start("busy", "steps=100000")
     first.until_step(1)
     code, said = inside("busy", "steps=100000")
-    assert code == 78
+    assert code == 79  # a restart may find it free
     assert "runs/busy is in use by another job" in said
     assert "wait for it to end, or give this run another run_id" in said
     first.process.send_signal(signal.SIGTERM)
@@ -103,9 +103,7 @@ def test_a_line_cut_short_by_a_kill_spoils_no_other(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"step": 2, "lo')
     append_line(path, {"step": 2})
-    lines = path.read_text().splitlines()
-    assert json.loads(lines[0]) == {"step": 1}
-    assert json.loads(lines[2]) == {"step": 2}
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}, {"step": 2}]
 
 
 def test_attempts_count_on_after_a_cut_line(lab, alone, inside) -> None:
@@ -130,6 +128,6 @@ def test_the_lock_ends_with_its_job(lab, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(lab.folder)
     first, second = (RunDirectory(lab.job("locked")) for _ in range(2))
     first.claim()
-    with pytest.raises(ConfigError, match="in use by another job"):
+    with pytest.raises(DataError, match="in use by another job"):
         second.claim()
     shutil.rmtree(first.path)

@@ -66,7 +66,7 @@ def test_a_full_disk_ends_the_run_after_so_many_failures_and_loses_nothing(lab, 
     assert code == 79
     assert "3 saves in a row failed" in said
     assert "No space left on device" in said
-    assert f"Committed steps in {folder}: [20]. Free space there" in said
+    assert f"Committed steps in {folder}: [20]. Free space there and start again" in said
     assert said.count("FAILED") == 3
     assert checkpoint.committed_steps(folder) == [20]
     assert whole(folder, 20)

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from conf import schema
 from conf.exits import ConfigError
+from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
 from trainer.backend.base import World
 from trainer.model import Gemma
@@ -99,7 +100,9 @@ class Native:
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def peak_flops(self) -> float | None:
-        return None
+        if self.device.type != "cuda" or self._job.precision != "bf16":
+            return None
+        return peak_bf16_flops(torch.cuda.get_device_name(self.device))
 
     def close(self) -> None:
         dist.destroy_process_group()

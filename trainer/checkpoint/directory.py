@@ -46,15 +46,8 @@ class Committed:
     tensors: dict[str, dict[str, Any]]  # name -> shape, dtype
     state: dict[str, Any]
     _files: dict[str, dict[str, Any]]  # name -> bytes, sha256
-    _parts: list[dict[str, Any]]
+    parts: dict[str, list[Part]]  # of each tensor, as stored
     _verified: set[str] = field(default_factory=set)
-
-    def parts(self) -> dict[str, list[Part]]:
-        """The stored parts of each tensor."""
-        grouped: dict[str, list[Part]] = {name: [] for name in self.tensors}
-        for part in self._parts:
-            grouped[part["tensor"]].append(Part(**part))
-        return grouped
 
     def verified(self, name: str) -> Path:
         """A payload file, after its size and sha256 were held against the manifest. Raises DataError."""
@@ -115,6 +108,9 @@ def find(directory: Path, step: int | None = None) -> Committed | None:
     if not path.is_file() or _sha256(path) != commit["manifest_sha256"]:
         raise DataError(f"{path} is not the manifest that was committed: {_remedy(payload)}")
     manifest = _read_json(path)
+    parts: dict[str, list[Part]] = {name: [] for name in manifest["tensors"]}
+    for part in manifest["parts"]:
+        parts[part["tensor"]].append(Part(**part))
     return Committed(
         step=step,
         payload=payload,
@@ -122,7 +118,7 @@ def find(directory: Path, step: int | None = None) -> Committed | None:
         tensors=manifest["tensors"],
         state=manifest["state"],
         _files=manifest["files"],
-        _parts=manifest["parts"],
+        parts=parts,
     )
 
 
@@ -154,7 +150,7 @@ def save(
     try:
         if rank == 0:
             _commit(payload, step, state, backend.world.size)
-    except OSError as error:
+    except (OSError, DataError) as error:
         failure = error
     _agree(failure, payload, backend)
 

@@ -71,7 +71,6 @@ def load_tensors(checkpoint: Committed, tensors: Mapping[str, Tensor]) -> None:
     Raises DataError where a tensor is missing or of another shape, or where a file that is needed is not what the
     manifest says.
     """
-    index = checkpoint.parts()
     for name, tensor in tensors.items():
         saved = checkpoint.tensors.get(name)
         if saved is None or saved["shape"] != list(tensor.shape):
@@ -80,14 +79,14 @@ def load_tensors(checkpoint: Committed, tensors: Mapping[str, Tensor]) -> None:
                 f"{checkpoint.payload} does not fit this model: {name} of shape {list(tensor.shape)} is {found} in it"
             )
         local, offset, _ = held(tensor, first=True)
-        _fill(checkpoint, local, offset, index[name])
+        _fill(checkpoint, local, offset, checkpoint.parts[name])
 
 
 def read_tensor(checkpoint: Committed, name: str) -> Tensor:
     """One whole tensor on the host. Raises as `load_tensors` does."""
     saved = checkpoint.tensors[name]
     tensor = torch.empty(saved["shape"], dtype=getattr(torch, saved["dtype"]))
-    _fill(checkpoint, tensor, [0] * tensor.ndim, checkpoint.parts()[name])
+    _fill(checkpoint, tensor, [0] * tensor.ndim, checkpoint.parts[name])
     return tensor
 
 

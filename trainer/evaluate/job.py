@@ -8,6 +8,7 @@ import sys
 from conf import schema
 from conf.exits import DONE
 from trainer.evaluate.score import score
+from trainer.run_directory import writing
 from trainer.trained import Trained
 
 
@@ -18,14 +19,16 @@ def evaluate(job: schema.Job) -> int:
     """
     trained = Trained.open(job)
     data = trained.keys["data"]
-    scores = score(trained.model(), trained.tokenizer(), job.evaluate, data["held_out"], data["sequence_length"])
-    path = trained.run / "evals" / f"step-{trained.checkpoint.step:08d}.json"
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps({**scores, "provenance": trained.provenance()}, indent=1) + "\n")
-    temporary.replace(path)
+    held_out = data["held_out"] if job.data.held_out else None  # data.held_out=null leaves bits per byte out
+    scores = score(trained.model(), trained.tokenizer(), job.evaluate, held_out, data["sequence_length"])
     for line in summary(scores):
         print(line, file=sys.stderr)
+    path = trained.run / "evals" / f"step-{trained.checkpoint.step:08d}.json"
+    temporary = path.with_suffix(".partial")
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_text(json.dumps({**scores, "provenance": trained.provenance()}, indent=1) + "\n")
+        temporary.replace(path)
     print(f"scores of step {trained.checkpoint.step}: {path}", file=sys.stderr)
     return DONE
 

@@ -48,14 +48,15 @@ def score(
     if evaluate.limit is not None and evaluate.limit < 1:
         raise ConfigError(f"evaluate.limit={evaluate.limit} must be at least 1, or null for all items")
     length = sequence_length or model.config.max_positions
+    bits = None
+    if held_out:  # first, as it is quick to refuse: shards that are not there must not cost the scores of the tasks
+        bits = bits_per_byte(model, tokenizer, held_out, length, evaluate.batch_tokens, evaluate.limit)
     tasks, skipped, harness = _score_tasks(model, tokenizer, evaluate, length)
     return {
         "format": FORMAT,
         "tasks": tasks,
         "skipped": skipped,
-        "bits_per_byte": bits_per_byte(model, tokenizer, held_out, length, evaluate.batch_tokens, evaluate.limit)
-        if held_out
-        else None,
+        "bits_per_byte": bits,
         "limit": evaluate.limit,
         "harness": harness,
     }

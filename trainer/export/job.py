@@ -8,6 +8,7 @@ from pathlib import Path
 from conf import schema
 from conf.exits import DONE
 from trainer.export.hf import export_hf
+from trainer.run_directory import writing
 from trainer.trained import Trained
 
 
@@ -15,14 +16,16 @@ def export(job: schema.Job) -> int:
     """Write the folder and say where it is. Raises ConfigError or DataError."""
     trained = Trained.open(job)
     default = trained.run / "exports" / f"{job.export.format}-step-{trained.checkpoint.step:08d}"
-    folder = export_hf(
-        config=trained.config,
-        weights=trained.weights(),
-        tokenizer_model=trained.tokenizer_path,
-        vocab_size=trained.tokenizer().vocab_size,
-        folder=Path(job.export.output or default),
-        dtype=job.export.dtype,
-        provenance=trained.provenance(),
-    )
+    folder = Path(job.export.output or default)
+    with writing(folder):
+        export_hf(
+            config=trained.config,
+            weights=trained.weights(),
+            tokenizer_model=trained.tokenizer_path,
+            vocab_size=trained.tokenizer().vocab_size,
+            folder=folder,
+            dtype=job.export.dtype,
+            provenance=trained.provenance(),
+        )
     print(f"exported step {trained.checkpoint.step} to {folder}", file=sys.stderr)
     return DONE

@@ -1,6 +1,7 @@
-"""Metrics of a step, read one step late, and where they go.
+"""Metrics of a step, and where they go.
 
-The device computes step N while the numbers of step N - 1 are read, so reporting never makes it wait.
+A step stays open until the next one comes or the run is saved, so that what is measured after it, such as a held-out
+loss, goes into its line.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Report:
 
     def __init__(self, job: schema.Job, run: Run, directory: RunDirectory, backend: Backend) -> None:
         self._job, self._run, self._directory, self._backend = job, run, directory, backend
-        self._pending: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None
+        self._pending: tuple[int, dict[str, Tensor], dict[str, float], dict[str, float]] | None = None
         self._flops = flops_per_token(run.model.config, job.data.sequence_length)
         self._started = self._data_seconds = 0.0
         self._terminal: Terminal | None = None
@@ -63,19 +64,24 @@ class Report:
         self._data_seconds = time.perf_counter() - self._started
 
     def push(self, step: int, metrics: dict[str, Tensor], **known: float) -> None:
-        """Take the metrics of a step, still on the device, and write those of the step before.
+        """Take the metrics of a step, still on the device, and write the step before.
 
         Raises DivergedError where the step before had a loss or gradient that is not finite.
         """
         self.flush()
         known |= {"step_seconds": time.perf_counter() - self._started, "data_seconds": self._data_seconds}
-        self._pending = step, metrics, known
+        self._pending = step, metrics, known, {}
+
+    def add(self, **extras: float) -> None:
+        """Put named values beside the metrics of the step that is open."""
+        assert self._pending is not None
+        self._pending[3].update(extras)
 
     def flush(self) -> None:
         """Write what is pending, so that the run's counts are those of the last step. Raises as `push` does."""
         if self._pending is None:
             return
-        (step, metrics, known), self._pending = self._pending, None
+        (step, metrics, known, extras), self._pending = self._pending, None
         values = {name: value.item() for name, value in metrics.items()}
         self._run.tokens_seen += round(values.pop("tokens"))
         for name in ("loss", "grad_norm"):
@@ -98,13 +104,9 @@ class Report:
                 "tokens_per_second": tokens_per_second,
                 "mfu": tokens_per_second * self._flops / (peak * self._backend.world.size) if peak else None,
                 "memory_bytes": self._backend.memory_bytes(),
+                **extras,
             },
         )
-
-    def extra(self, step: int, values: dict[str, float]) -> None:
-        """Write named values beside the metrics of a step, such as a held-out loss."""
-        self.flush()
-        self._write(step, values)
 
     def event(self, event: str, **facts: Any) -> None:
         """Append to the run's ledger, and say it in the terminal."""

@@ -12,6 +12,7 @@ _EVENTS = {
     "start": "attempt {attempt} starts at step {step} on {processes} {device} process(es), run directory {directory}",
     "checkpoint": "checkpoint of step {step}",
     "save_failed": "the checkpoint of step {step} FAILED: {error}",
+    "retain_failed": "an old checkpoint could not be removed: {error}",
     "changed": "{key} is now {now}, was {was}",
     "stop": "stopping after step {step}, as asked",
     "end": "finished step {step}",
@@ -48,8 +49,6 @@ class Terminal:
         """One step's metrics, or values beside them."""
         if "held_out_loss" in values:
             self._held_out = f"  held-out {values['held_out_loss']:.3f}"
-        if "loss" not in values:
-            return
         left = (time.monotonic() - self._began) / max(1, step - self._first) * (self._steps - step)
         numbers = (
             f"loss {values['loss']:.3f}{self._held_out}  {values['tokens_per_second']:,.0f} tokens/s"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from conf import schema
 from trainer.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import wandb
 
 
 class Tracker(Protocol):
@@ -35,7 +39,7 @@ class WandbTracker:
     """tracker=wandb and tracker=offline.
 
     W&B is a witness, never a reason to stop: where the server does not answer at the start, the run is written offline
-    for a later `wandb sync`.
+    for a later `wandb sync`; where its helper process dies, this attempt is no longer logged there.
     """
 
     def __init__(self, job: schema.Job, directory: RunDirectory) -> None:
@@ -51,10 +55,11 @@ class WandbTracker:
             "resume": "allow",
             "dir": str(directory.path),
             "config": dataclasses.asdict(job),
-            "settings": wandb.Settings(console="off", silent=True),
+            "settings": wandb.Settings(console="off", silent=True, finish_timeout=600),
         }
         try:
-            self._run = wandb.init(mode="online" if job.tracker.name == "wandb" else "offline", **options)
+            options["mode"] = "online" if job.tracker.name == "wandb" else "offline"
+            self._run: wandb.Run | None = wandb.init(**options)
         except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
             print(
                 f"W&B does not answer ({error}): this attempt is logged offline in {directory.path / 'wandb'}; "
@@ -62,16 +67,28 @@ class WandbTracker:
                 file=sys.stderr,
             )
             wandb.teardown()  # its service would say that the id of the failed try is in use
-            self._run = wandb.init(mode="offline", **options)
-        self._run.define_metric("*", step_metric="step")
+            self._run = wandb.init(**{**options, "mode": "offline"})
+        self._errors = (wandb.Error, OSError)
+        self._try(lambda run: run.define_metric("*", step_metric="step"))
+
+    def _try(self, send: Callable[[wandb.Run], object]) -> None:
+        if self._run is None:
+            return
+        try:
+            send(self._run)
+        except self._errors as error:
+            print(
+                f"W&B failed ({error}): this attempt is logged there no longer, metrics.jsonl has all", file=sys.stderr
+            )
+            self._run = None
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         # `step` is a value, not W&B's own counter, which drops steps that are done again after a restart.
-        self._run.log({"step": step, **finite})
+        self._try(lambda run: run.log({"step": step, **finite}))
 
     def close(self, failed: bool) -> None:
-        self._run.finish(exit_code=int(failed))
+        self._try(lambda run: run.finish(exit_code=int(failed)))
 
 
 def open_tracker(job: schema.Job, directory: RunDirectory) -> Tracker:
