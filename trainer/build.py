@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from conf import schema
-from conf.exits import DataError
+from conf.exits import ConfigError, DataError
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
@@ -80,6 +80,11 @@ def claim(directory: RunDirectory, tokenizer: Path, backend: Backend) -> tuple[i
         attempt = directory.claim()
         keep_tokenizer(tokenizer, directory.path / "tokenizer.model")
         last = checkpoint.find(directory.checkpoints)
+        if last is None and directory.left_behind:
+            raise ConfigError(
+                f"{directory.checkpoints} has no checkpoint, but this run has some in {directory.left_behind}: move "
+                "that folder there, or set checkpoint.directory as it was"
+            )
         said += torch.tensor([attempt, -1 if last is None else last.step], device=backend.device)
     attempt, step = backend.total(said).tolist()  # every process waits here for the first
     return attempt, None if step < 0 else checkpoint.find(directory.checkpoints, step)

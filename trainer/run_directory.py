@@ -31,6 +31,7 @@ class RunDirectory:
         self.checkpoints = schema.checkpoint_directory(job)
         self._job = job
         self.changes: list[tuple[str, Any, Any]] = []  # (key, value at the attempt before, value now)
+        self.left_behind: Path | None = None  # another folder where the attempt before left checkpoints
         self._lock: int | None = None
 
     def claim(self) -> int:
@@ -53,10 +54,15 @@ class RunDirectory:
         if (self.path / "config.yaml").is_file():
             before = read_config(self.path)
             refuse_other_identity(before["identity"], self._job, str(self.path))
+            self.left_behind = self._left_behind(before["config"]["checkpoint"]["directory"])
             self.changes = _changes(before["config"], dataclasses.asdict(self._job))
         attempts = [event["attempt"] for event in self.events() if event["event"] == "start"]
         self._write_config()
         return max(attempts, default=0) + 1
+
+    def _left_behind(self, directory: str | None) -> Path | None:
+        before = schema.checkpoints_of(self.path, self.run_id, directory)
+        return before if before != self.checkpoints and any(before.glob("step-*/COMMIT")) else None
 
     def _write_config(self) -> None:
         config = dataclasses.asdict(self._job)

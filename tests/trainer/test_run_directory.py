@@ -62,6 +62,18 @@ def test_a_directory_of_another_configuration_is_refused_with_the_difference(lab
     assert {path: path.read_bytes() for path in (lab.folder / "runs").rglob("*") if path.is_file()} == before
 
 
+def test_checkpoints_left_in_another_folder_are_not_forgotten(lab, inside, alone) -> None:
+    """A run that is told of a new, empty folder would otherwise begin again at step 0."""
+    lab.copy(alone, "roaming")
+    code, said = inside("roaming", "steps=21", f"checkpoint.directory={lab.folder / 'other'}")
+    assert code == 78
+    assert (
+        f"{lab.folder / 'other' / 'roaming'} has no checkpoint, but this run has some in runs/roaming/checkpoints"
+        in said
+    )
+    assert "move that folder there, or set checkpoint.directory as it was" in said
+
+
 def test_shards_may_move_but_not_change(lab, inside, alone, other_corpus) -> None:
     """Where they lie is no part of a run; that they are the same ones is."""
     lab.copy(alone, "moved")
