@@ -103,6 +103,8 @@ def _problems_of(override: Override, text: str) -> list[str]:
         if path in sections:
             return [f"{text}: {path} is a section; set one of its keys, such as {_example(path, keys)}"]
         return [f"{text}: no such key{suggestion(path, [*keys, *groups()])}"]
+    if override.is_add() or override.is_force_add():
+        return [f"{text}: every key exists already; write it without +"]
     return [problem for value in values if (problem := _type_problem(path, value))]
 
 

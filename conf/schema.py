@@ -238,7 +238,12 @@ DECAYS = ("optim.beta1", "optim.beta2")  # of a mean, which 1 would never move
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
-# What a run is. A change of one of these makes another run; everything else may change between restarts.
+# What a run is. A change of one of these makes another run, and is refused when a run is resumed. Everything else may
+# change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
+# precision and remat, mesh, backend and launch, data.workers. The result differs by rounding only; the state that is
+# kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id, run, step,
+# steps, data.held_out, tracker, checkpoint, evaluate, export, and the keys of curate, tokenizer and tokenize, whose
+# effect on training is in the shards that data.manifest names.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
     "optim",

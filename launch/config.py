@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 import typing
 from collections.abc import Iterator
 
@@ -11,15 +12,25 @@ from rich.table import Table
 
 from conf import schema
 
+WIDE = 120  # columns from which on meanings read well beside the keys
+
 
 def print_keys(words: list[str]) -> int:
     """Print the keys whose name or meaning holds every word; all of them without words."""
+    console = Console()
     table = Table("key", "type", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     for path, kind, default, doc in keys(schema.Job):
-        mark = "" if not path.startswith(schema.IDENTITY) else " [dim](identity)[/]"
-        if all(word in path or word in doc for word in words):
-            table.add_row(path, kind, default, doc + mark)
-    Console().print(table)
+        if not all(word in path or word in doc for word in words):
+            continue
+        meaning = doc + (" (identity)" if path.startswith(schema.IDENTITY) else "")
+        if console.width >= WIDE:
+            table.add_row(path, kind, default, meaning)
+        else:
+            console.print(f"[bold]{path}[/]  {kind}  {default}", highlight=False, soft_wrap=True)
+            for line in textwrap.wrap(meaning, console.width - 4):
+                console.print(f"    {line}", highlight=False, markup=False)
+    if table.row_count:
+        console.print(table)
     return 0
 
 

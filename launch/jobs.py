@@ -13,21 +13,23 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from conf import compose, schema
-from conf.exits import ERRORS
+from conf.exits import ERRORS, STOPPED
 from launch import demo, local
 
+# Flags of Hydra that choose another configuration, which the worker would not know of.
+_FOREIGN_FLAGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 # Flags of Hydra that take a value, so that the value is not mistaken for an override.
 _VALUED_FLAGS = (
-    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
-    "--experimental-rerun", "--info", "-i",
+    *_FOREIGN_FLAGS, "--cfg", "-c", "--package", "-p", "--experimental-rerun", "--info", "-i",
 )  # fmt: skip
 
 
 def run_job(kind: str, arguments: list[str]) -> int:
     """Check all overrides, compose, and run every point of the sweep (or the one job); returns the first failing code.
 
-    Raises ConfigError before anything starts when an override is wrong.
+    A stop (75, or a signal) ends the sweep. Raises ConfigError before anything starts when an override is wrong.
     """
+    refuse_flags(arguments)
     overrides = overrides_among(arguments)
     compose.refuse(compose.override_problems(overrides))
     compose.register()
@@ -35,10 +37,13 @@ def run_job(kind: str, arguments: list[str]) -> int:
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=kind)
     def start(config: DictConfig) -> None:
+        if any(code == STOPPED or code >= 128 for code in codes):
+            return
         try:
             job = compose.typed(config)
             point = list(HydraConfig.get().overrides.task)
-            if HydraConfig.get().mode == RunMode.MULTIRUN and job.run_id is None:
+            trains = kind in ("train", "demo")  # evaluate and export look for a run that is there
+            if HydraConfig.get().mode == RunMode.MULTIRUN and job.run_id is None and trains:
                 job.run_id = schema.run_id(job) + sweep_suffix(overrides, point)
                 point.append(f"run_id={job.run_id}")
             codes.append(demo.run(job, point) if kind == "demo" else local.run(kind, job, point))
@@ -49,6 +54,20 @@ def run_job(kind: str, arguments: list[str]) -> int:
     sys.argv = [f"gemcutter {kind}", *arguments]
     start()
     return next((code for code in codes if code), 0)
+
+
+def refuse_flags(arguments: list[str]) -> None:
+    """Raise ConfigError for what Hydra would take and the worker would not get, or Hydra itself trips over."""
+    problems = [
+        f"{argument}: the worker reads the configuration of the package only. Give overrides, or add a file to "
+        "conf/experiment of your checkout and choose it with experiment=<its name>"
+        for argument in arguments
+        if argument.split("=", 1)[0] in (*_FOREIGN_FLAGS, "hydra.searchpath")
+    ]
+    flags = {argument.split("=", 1)[0] for argument in arguments}
+    if flags & {"--cfg", "-c"} and flags & {"--multirun", "-m"}:
+        problems.append("--cfg prints one configuration and -m runs many: leave one of them out")
+    compose.refuse(problems)
 
 
 def overrides_among(arguments: list[str]) -> list[str]:

@@ -67,7 +67,7 @@ def visible_gpus() -> int:
 
 
 def call(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run a child to its end; a signal of `STOP_SIGNALS` for us reaches it, so that it can save and say how it ended."""
+    """Run a child to its end; a signal of `STOP_SIGNALS` for us reaches it, so that it can save and say so."""
     child = subprocess.Popen(arguments, env=environment)
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -72,8 +72,9 @@ def test_identity_key_makes_another_run(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["mesh.replica", "mesh.fsdp", "micro_batch", "launch.processes", "data.workers", "backend.name", "steps",
-     "tracker.name", "tracker.project", "checkpoint.every", "checkpoint.directory", "evaluate.tasks", "evaluate.every"],
+    ["mesh.replica", "mesh.fsdp", "mesh.reduce_dtype", "micro_batch", "precision", "remat", "launch.processes",
+     "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
+     "checkpoint.directory", "evaluate.tasks", "evaluate.every"],
 )  # fmt: skip
 def test_elastic_and_free_keys_keep_the_run(path: str) -> None:
     job = schema.Job()

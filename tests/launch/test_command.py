@@ -116,3 +116,20 @@ def test_config_narrows_to_words(tmp_path: Path) -> None:
     keys = [line.split()[0] for line in done.stdout.splitlines()[1:]]
     assert "optim.warmup_steps" in keys
     assert "seed" not in keys
+
+
+def test_config_on_a_narrow_terminal_puts_the_meaning_below(tmp_path: Path) -> None:
+    done = gemcutter("config", folder=tmp_path, COLUMNS="80")
+    lines = done.stdout.splitlines()
+    first = lines.index("steps  int  1000")
+    assert lines[first + 1] == "    optimizer steps"
+    heads = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert heads == list(schema.flatten(schema.Job()))
+    meanings = [line for line in lines if line.startswith(" ")]
+    assert all(len(line) <= 80 for line in meanings)
+    assert sum("(identity)" in line for line in meanings) == len(schema.identity(schema.Job()))
+
+
+def test_config_finds_nothing_without_a_traceback(tmp_path: Path) -> None:
+    done = gemcutter("config", "no-such-word", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf import schema
+from conf.exits import ConfigError
 from launch import jobs
 
 # Everything but the start of the worker: its command line is printed instead.
@@ -51,7 +52,7 @@ def run_ids(commands: list[list[str]]) -> list[str]:
         (["name=a,b"], 2),
         (["tracker.tags=[a],[b]", "experiment=demo"], 2),
         (["seed=range(0,3)"], 3),
-        pytest.param(["mesh.fsdp=-1,1"], 2),
+        (["mesh.fsdp=-1,1"], 2),
     ],
 )
 def test_points_of_a_sweep_do_not_collide(arguments: list[str], points: int, tmp_path: Path) -> None:
@@ -79,6 +80,27 @@ def test_failing_point_is_told_by_the_exit_code(tmp_path: Path) -> None:
     commands, code = sweep(tmp_path, "steps=100,200", code=79)
     assert code == 79
     assert len(commands) == 2
+
+
+@pytest.mark.parametrize("code", [75, 130, 143])
+def test_a_stop_ends_the_sweep(code: int, tmp_path: Path) -> None:
+    commands, ended = sweep(tmp_path, "steps=100,200", code=code)
+    assert ended == code
+    assert len(commands) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config-name=mine"], "the worker reads the configuration of the package only"),
+        (["-cd", "elsewhere"], "choose it with experiment=<its name>"),
+        (["hydra.searchpath=[elsewhere]"], "the worker reads the configuration of the package only"),
+        (["--cfg", "job", "-m"], "leave one of them out"),
+    ],
+)
+def test_a_flag_the_worker_would_not_get_is_refused(arguments: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        jobs.refuse_flags(arguments)
 
 
 def test_mistake_in_one_point_stops_the_whole_sweep(tmp_path: Path) -> None:
