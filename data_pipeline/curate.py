@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -26,6 +25,7 @@ from data_pipeline.dedup import ExactDuplicates
 from data_pipeline.document import Record, Verdict, require
 from data_pipeline.identifier import Identifiers
 from data_pipeline.judge import Rules, judge_all
+from data_pipeline.lock import locked
 from data_pipeline.pool import OrderedMap, ordered_map
 from data_pipeline.sources import SOURCES, label, local, origin
 from data_pipeline.tally import Tally
@@ -131,48 +131,26 @@ def _workspace(output: Path) -> Iterator[Path]:
     What a killed run left there is removed first. Raises ConfigError when another process is at work on it.
     """
     folder = output.with_name(output.name + ".partial")
-    lock, published = _lock(folder), False
-    try:
-        for left in folder.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield folder
-        _sync(folder)
-        os.rename(folder, output)  # over an empty folder too; never over a full one
-        published = True
-        _sync(output.parent)
-    except OSError as error:
-        if error.errno not in DISK_TROUBLE:
-            raise
-        raise DataError(
-            f"writing {folder} failed ({error}): nothing was published; free space or choose another curate.output"
-        ) from error
-    finally:
-        if not published:
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _lock(folder: Path) -> int:
-    """An open, locked descriptor of the folder, which is made where it is missing."""
-    while True:
+    published = False
+    with locked(folder, "curate.output"):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder, os.O_RDONLY)
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield folder
+            _sync(folder)
+            os.rename(folder, output)  # over an empty folder too; never over a full one
+            published = True
+            _sync(output.parent)
         except OSError as error:
-            raise ConfigError(
-                f"curate.output: {folder} cannot be made ({error.strerror}): choose another folder"
+            if error.errno not in DISK_TROUBLE:
+                raise
+            state = "the text is there, but may not outlast a power cut" if published else "nothing was published"
+            raise DataError(
+                f"writing {folder} failed ({error}): {state}; free space or choose another curate.output"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The folder that we opened may have been published or removed before we locked it.
-            if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
-                return lock
-        except BlockingIOError:
-            os.close(lock)
-            raise ConfigError(
-                f"another process is curating into {folder}: wait for it, or choose another curate.output"
-            ) from None
-        os.close(lock)
+        finally:
+            if not published:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

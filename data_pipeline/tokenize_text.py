@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from conf.exits import ConfigError, DataError
 from conf.schema import Job
 from data_pipeline import tokenizer as sentencepiece_model
+from data_pipeline.lock import locked
 from data_pipeline.order import Packing, dump_plan, load_plan, plan_name
 from data_pipeline.reader import Shards
 from data_pipeline.shards import Document, publish, write_shards
@@ -39,7 +40,8 @@ def tokenize(job: Job) -> dict[str, Any]:
     """Run the job; returns its summary. Does nothing where the shards of this configuration are already complete.
 
     Raises DataError where the curated text is missing, empty or not what its manifest says, or the disk fails;
-    ConfigError where the output belongs to another configuration or a value cannot work with this text.
+    ConfigError where the output belongs to another configuration or another process is at work on it, or a value cannot
+    work with this text.
     """
     curated = Curated.open(job.tokenize.input)
     output = Path(job.tokenize.output)
@@ -52,11 +54,12 @@ def tokenize(job: Job) -> dict[str, Any]:
         "tokenize.block_documents": job.tokenize.block_documents,
     }
     try:
-        if (output / "manifest.json").exists():
-            _check_same(output, config, curated)
-        else:
-            _make_shards(job, curated, config)
-        return _summary(job, output)
+        with locked(output, "tokenize.output"):
+            if (output / "manifest.json").exists():
+                _check_same(output, config, curated)
+            else:
+                _make_shards(job, curated, config)
+            return _summary(job, output)
     except OSError as error:
         raise DataError(
             f"tokenize cannot write {error.filename or output} ({error.strerror or error}): nothing was published; "

@@ -302,7 +302,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_gives_the_same_bytes(tmp_pa
     os.kill(killed.pid, signal.SIGSTOP)
     second = start(tmp_path / "a", source)
     _, message = second.communicate(timeout=60)
-    assert b"another process is curating into" in message
+    assert b"another process is at work on" in message
 
     killed.kill()
     killed.communicate()

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,41 @@ def test_an_interrupted_run_is_made_good(root: Path) -> None:
     (root / "tokens" / "shard-00099.tar.partial").write_bytes(b"half")
     tokenize(job(root))
     assert files(root / "tokens") == whole
+
+
+PROGRAM = """
+import sys
+from conf.schema import Job
+from data_pipeline import tokenize_text
+job = Job()
+job.tokenize.input, job.tokenize.output, job.tokenizer.output = sys.argv[1:]
+job.tokenizer.vocab_size, job.tokenize.held_out = 400, 0.1
+write = tokenize_text.write_shards
+def write_and_wait(*args, **keys):  # in the midst of its work: held-out shards written, the others not
+    write(*args, **keys)
+    print("at work", flush=True)
+    sys.stdin.read()
+tokenize_text.write_shards = write_and_wait
+tokenize_text.tokenize(job)
+"""
+
+
+def test_a_second_process_is_refused_and_leaves_the_work_of_the_first(root: Path) -> None:
+    folders = [str(root / name) for name in ("text", "tokens", "tokenizer.model")]
+    command = [sys.executable, "-c", PROGRAM, *folders]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"at work\n"
+        before = files(root)
+        assert "tokens/shuffling/train-0" in before
+        with pytest.raises(ConfigError, match=r"another process is at work on .*tokens: .* another tokenize\.output"):
+            tokenize(job(root))
+        assert files(root) == before
+        first.communicate()
+    assert first.returncode == 0
+    assert not (root / "tokens" / "shuffling").exists()
 
 
 def test_a_folder_of_other_files_is_never_cleared(root: Path) -> None:
