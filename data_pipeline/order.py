@@ -54,7 +54,12 @@ class Plan:
 
 
 def make_plan(shards: Shards, how: Packing) -> Plan:
-    """Pack every window on paper, from the lengths in the indexes."""
+    """Pack every window on paper, from the lengths in the indexes. Raises DataError where there is no document."""
+    if shards.documents == 0:
+        raise DataError(
+            f"{shards.manifest} holds no documents: curate more text, or name other shards "
+            "(data.manifest, data.held_out)"
+        )
     rows, filled, split = [], 0, 0
     for window in range(num_windows(shards, how)):
         packed = pack(shards.lengths(*window_blocks(shards, how, window)), how.sequence_length, how.packing)

@@ -73,7 +73,7 @@ class Shards:
         except OSError as error:
             raise DataError(
                 f"there are no token shards at {manifest} ({error.strerror or 'not found'}): run `gemcutter tokenize` "
-                "first, or set data.manifest"
+                "first, or set data.manifest (data.held_out for held-out shards; null for none)"
             ) from error
         try:
             header = json.loads(data)

@@ -8,6 +8,7 @@ Shape suffixes: B rows, S positions per row, N tokens of a window.
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -205,6 +206,12 @@ class _Share(IterableDataset):
             number += stride
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A scheduler or a keyboard signals the whole process group; the trainer needs its workers while it stops."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _raise_errors(item: Batch | ConfigError | DataError) -> Batch:
     if isinstance(item, Exception):
         raise item
@@ -232,6 +239,7 @@ def _from_workers(share: _Share, workers: int) -> Generator[Batch]:
         multiprocessing_context="spawn",  # a fork copies locks that threads of the backend or of W&B may hold
         prefetch_factor=_PREFETCH,
         generator=torch.Generator(),  # else it draws a seed from torch's global one, and workers=0 does not
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
     for item in loader:
         yield _raise_errors(item)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from conf import schema
-from conf.exits import ConfigError, DataError
+from conf.exits import ConfigError
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
@@ -102,7 +102,7 @@ def keep_tokenizer(model: Path, copy: Path) -> None:
 
 def open_stream(job: schema.Job, manifest: str) -> TokenStream:
     """The batches of a manifest in the order that this job defines."""
-    stream = TokenStream(
+    return TokenStream(
         manifest,
         sequence_length=job.data.sequence_length,
         packing=job.data.packing,
@@ -110,6 +110,3 @@ def open_stream(job: schema.Job, manifest: str) -> TokenStream:
         seed=job.seed,
         workers=job.data.workers,
     )
-    if stream.rows_per_epoch == 0:
-        raise DataError(f"{manifest} holds no documents: curate more text, or set data.manifest to other shards")
-    return stream

@@ -102,3 +102,12 @@ def test_a_broken_plan_is_named(shards: Shards) -> None:
     Path(shards.manifest).with_name(plan_name(HOW)).write_text("[]")
     with pytest.raises(DataError, match=r"plan-S64-best_fit-w4\.json .*is not a plan.*remove it"):
         load_plan(shards, HOW)
+
+
+def test_shards_without_documents_are_refused_by_name(tmp_path: Path) -> None:
+    write_shards(
+        iter(()), tmp_path, shard_tokens=100, block_documents=4, tokenizer_sha256="0" * 64, vocab_size=512, config={},
+        lineage="none",
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"manifest\.json holds no documents: curate more text"):
+        load_plan(Shards.open(str(tmp_path / "manifest.json")), HOW)

@@ -202,7 +202,12 @@ class Lab:
         log = Path(self.environment["HOME"], f"{run_id}-{len(self.started)}.log")
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=file, stderr=subprocess.STDOUT
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a group of its own, as under a scheduler
             )
         running = Running(self.folder / "runs" / run_id, process, log)
         self.started.append(running)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_a_stop_saves_the_step_it_stands_at(request, name: str) -> None:
     assert checkpoint.committed_steps(running.folder / "checkpoints") == [step]
     assert [event["event"] for event in running.events] == ["start", "checkpoint", "stop"]
     assert f"stopping after step {step}, as asked" in running.said
+
+
+def test_a_signal_to_the_whole_group_leaves_the_data_workers_alive(shared_lab) -> None:
+    """Schedulers and keyboards signal every process of a job; the trainer still needs its workers while it stops."""
+    running = shared_lab.start("group", "data.workers=2", "steps=100000")
+    running.until_step(2)
+    os.killpg(running.process.pid, signal.SIGTERM)
+    assert running.wait().code == 75, running.said
+    assert checkpoint.committed_steps(running.folder / "checkpoints") == [running.lines[-1]["step"]]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
