@@ -120,7 +120,7 @@ def test_config_narrows_to_words(tmp_path: Path) -> None:
 
 def test_config_on_a_narrow_terminal_puts_the_meaning_below(tmp_path: Path) -> None:
     done = gemcutter("config", folder=tmp_path, COLUMNS="80")
-    lines = done.stdout.splitlines()
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
     first = lines.index("steps  int  1000")
     assert lines[first + 1] == "    optimizer steps"
     heads = [line.split()[0] for line in lines if not line.startswith(" ")]
