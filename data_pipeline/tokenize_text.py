@@ -31,6 +31,7 @@ from data_pipeline.tokenizer import Tokenizer
 CURATED_FORMAT = 1  # the newest format of a curated manifest this reads
 
 _SPLITS = ("train", "held_out")
+_SCRATCH = "shuffling"  # folder in the output, there until all shards are
 _READ_ROWS = 1024  # documents in memory at a time while they are read and encoded
 _BUCKET_BYTES = 128 * 2**20  # of text: what is sorted in memory at a time
 _MOST_FILES = 256  # of buckets, open at a time: a quarter of the usual limit of a process
@@ -53,17 +54,23 @@ def tokenize(job: Job) -> dict[str, Any]:
         "tokenize.shard_tokens": job.tokenize.shard_tokens,
         "tokenize.block_documents": job.tokenize.block_documents,
     }
+    manifest, scratch = output / "manifest.json", output / _SCRATCH
     try:
         with locked(output, "tokenize.output"):
-            if (output / "manifest.json").exists():
-                _check_same(output, config, curated)
+            if manifest.exists():
+                _check_same(output, config, curated, job)
             else:
                 _make_shards(job, curated, config)
+            if scratch.exists():
+                shutil.rmtree(scratch)
             return _summary(job, output)
     except OSError as error:
+        state, remedy = "no shards were published", "free space or set tokenize.output elsewhere"
+        if manifest.exists():
+            state, remedy = f"the shards of {output} are complete", "free space"
         raise DataError(
-            f"tokenize cannot write {error.filename or output} ({error.strerror or error}): nothing was published; "
-            "free space or set tokenize.output elsewhere, and run it again"
+            f"tokenize cannot write {error.filename or output} ({error.strerror or error}): {state}; {remedy}, and run "
+            "it again"
         ) from error
 
 
@@ -153,15 +160,24 @@ def _file_sha256(path: str | Path | None) -> str | None:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _check_same(output: Path, config: dict[str, Any], curated: Curated) -> None:
+def _check_same(output: Path, config: dict[str, Any], curated: Curated, job: Job) -> None:
+    """Raise ConfigError unless these shards are those that the job would make, and their tokenizer is there."""
     manifest = json.loads((output / "manifest.json").read_bytes())
     wanted = config | {"tokenize.input": curated.sha256}
     there = manifest["config"] | {"tokenize.input": manifest["lineage"]}
+    if config["tokenizer.model"] == manifest["tokenizer_sha256"]:  # however the shards came by it, it is theirs
+        wanted = {key: value for key, value in wanted.items() if not key.startswith("tokenizer.")}
     differing = [f"{key}={wanted[key]} (there: {there.get(key)})" for key in wanted if wanted[key] != there.get(key)]
     if differing:
         raise ConfigError(
             f"tokenize.output={output} holds shards of another configuration: {', '.join(differing)}: "
             "set another tokenize.output, or remove the folder"
+        )
+    if job.tokenizer.model is None and not Path(job.tokenizer.output).exists():
+        raise ConfigError(
+            f"tokenizer.output={job.tokenizer.output}, the tokenizer of the complete shards in "
+            f"tokenize.output={output}, is missing: set tokenizer.model to a copy of it (sha256 "
+            f"{manifest['tokenizer_sha256']}), or remove {output} to make both again"
         )
 
 
@@ -196,7 +212,6 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
     if fraction:
         write_shards(shuffled.documents("held_out"), Path(job.tokenize.output, "held_out"), **common)
     write_shards(shuffled.documents("train"), job.tokenize.output, **common)
-    shutil.rmtree(scratch)
 
 
 def _claim(output: Path) -> Path:
@@ -204,7 +219,7 @@ def _claim(output: Path) -> Path:
 
     So a folder with scratch files is one that an interrupted run left, and may be cleared; any other is refused.
     """
-    scratch = output / "shuffling"
+    scratch = output / _SCRATCH
     if scratch.exists():
         shutil.rmtree(scratch)
         for manifest in output.glob("held_out/manifest.json"):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,41 @@ def test_an_interrupted_run_is_made_good(root: Path) -> None:
     assert files(root / "tokens") == whole
 
 
+def test_a_run_killed_after_its_last_manifest_leaves_no_scratch_behind(root: Path) -> None:
+    first = tokenize(job(root))
+    whole = files(root / "tokens")
+    (root / "tokens" / "shuffling").mkdir()
+    (root / "tokens" / "shuffling" / "train-0").write_bytes(b"left")
+    assert tokenize(job(root)) == first
+    assert files(root / "tokens") == whole
+    assert not (root / "tokens" / "shuffling").exists()
+
+
+def test_shards_that_lost_their_tokenizer_name_remedies_that_work(root: Path) -> None:
+    first = tokenize(job(root))
+    copy = (root / "tokenizer.model").rename(root / "copy.model")
+    with pytest.raises(
+        ConfigError,
+        match=r"tokenizer\.output=.*tokenizer\.model, the tokenizer of the complete shards in tokenize\.output=.*tokens, "
+        r"is missing: set tokenizer\.model to a copy of it \(sha256 [0-9a-f]{64}\), or remove .*tokens to make both",
+    ):
+        tokenize(job(root))
+    assert tokenize(job(root, tokenizer__model=str(copy))) == first | {"tokenizer": str(copy)}
+    shutil.rmtree(root / "tokens")
+    assert tokenize(job(root)) == first
+    assert (root / "tokenizer.model").read_bytes() == copy.read_bytes()
+
+
+def test_a_failure_after_the_shards_does_not_deny_them(root: Path) -> None:
+    """The plan cannot be written where a folder is in its way."""
+    tokenize(job(root))
+    (root / "tokens" / "plan-S32-best_fit-w4.json.partial").mkdir()
+    with pytest.raises(
+        DataError, match=r"cannot write .*\.partial \(.*: the shards of .*tokens are complete; free space"
+    ):
+        tokenize(job(root, data__sequence_length=32))
+
+
 PROGRAM = """
 import sys
 from conf.schema import Job
@@ -304,7 +340,7 @@ def test_a_failed_write_is_reported_and_made_good(root: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
         with pytest.raises(
-            DataError, match=r"tokenize cannot write .* \(.*File too large.*nothing was published; free space"
+            DataError, match=r"tokenize cannot write .* \(.*File too large.*no shards were published; free space"
         ):
             tokenize(job(root))
     finally:
