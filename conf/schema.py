@@ -78,6 +78,15 @@ class Tokenize:
 
 
 @dataclass
+class Stage:
+    """Which sources are read, in which proportion, from a sample on."""
+
+    from_sample: int = key(0, "first sample (row of the global order) of the stage; the first stage has 0")
+    weights: dict[str, float] = key({}, "weight of each source that is read (empty: every source by its rows)")
+    manifest: Optional[str] = key(None, "manifest of other token shards to read from then on (null: data.manifest)")
+
+
+@dataclass
 class Data:
     manifest: str = key("data/${name}/tokens/manifest.json", "manifest of the token shards to train on")
     held_out: Optional[str] = key(
@@ -85,8 +94,12 @@ class Data:
     )
     sequence_length: int = key(2048, "positions per row")
     packing: str = key("best_fit", "best_fit, concat or pad: how documents fill rows")
-    window_blocks: int = key(64, "blocks whose documents are packed together")
+    window_blocks: int = key(32, "blocks whose documents are packed together")
+    mixture: list[Stage] = key([], "stages of source weights (empty: every document once an epoch); append to change")
+    max_repetitions: dict[str, float] = key({}, "most epochs of a source within `steps`, by its name; `*`: any other")
     workers: int = key(0, "processes that prepare batches beside the trainer; 0 uses one thread")
+    cache: str = key("~/.cache/gemcutter", "folder on this host's disk that keeps what is read of remote shards")
+    cache_bytes: int = key(64 * 2**30, "most bytes in it; the least recently used go first")
 
 
 @dataclass
@@ -219,7 +232,8 @@ SOURCE_KINDS = ("python_env", "local", "huggingface")
 
 POSITIVE = (
     "steps", "tokens_per_step", "micro_batch", "data.sequence_length", "data.window_blocks", "checkpoint.every",
-    "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.rows", "curate.workers",
+    "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.rows",
+    "curate.workers",
     "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
     "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm",
 )  # fmt: skip
@@ -240,10 +254,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 # What a run is. A change of one of these makes another run, and is refused when a run is resumed. Everything else may
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
-# precision and remat, mesh, backend and launch, data.workers. The result differs by rounding only; the state that is
-# kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id, run, step,
-# steps, data.held_out, tracker, checkpoint, evaluate, export, and the keys of curate, tokenizer and tokenize, whose
-# effect on training is in the shards that data.manifest names.
+# precision and remat, mesh, backend and launch, data.workers, data.cache. The result differs by rounding only; the
+# state that is kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id,
+# run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, export, and the keys of curate,
+# tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of data.mixture the first
+# stage is identity; later ones may be appended, at samples that the run has not reached.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
     "optim",
@@ -289,7 +304,31 @@ def check(job: Job) -> list[str]:
             problems.append(f"curate.sources[{index}].dataset is empty: name a dataset or a local dataset folder")
     if problems:
         return problems  # the sums below would only repeat them
-    return _check_mesh(job) or _check_batch(job)
+    return _check_mixture(job.data) + (_check_mesh(job) or _check_batch(job))
+
+
+def _check_mixture(data: Data) -> list[str]:
+    problems = []
+    for number, stage in enumerate(data.mixture):
+        path = f"data.mixture[{number}]"
+        least = data.mixture[number - 1].from_sample + 1 if number else 0
+        if number == 0 and stage.from_sample != 0:
+            problems.append(f"{path}.from_sample={stage.from_sample} must be 0: the first stage begins the run")
+        elif stage.from_sample < least:
+            problems.append(
+                f"{path}.from_sample={stage.from_sample} must be at least {least}: stages follow each other"
+            )
+        if number == 0 and stage.manifest is not None:
+            problems.append(f"{path}.manifest={stage.manifest} must be null: the first stage reads data.manifest")
+        for source, weight in stage.weights.items():
+            if not (0 <= weight < math.inf):
+                problems.append(f"{path}.weights.{source}={weight} must be a number from 0 on")
+        if stage.weights and not any(stage.weights.values()):
+            problems.append(f"{path}.weights={stage.weights} are all 0: give at least one source a weight, or none")
+    for source, most in data.max_repetitions.items():
+        if not most > 0:
+            problems.append(f"data.max_repetitions.{source}={most} must be greater than 0")
+    return problems
 
 
 def _check_name(path: str, value: str, longest: int) -> list[str]:
@@ -368,7 +407,8 @@ def planned_processes(job: Job) -> int | None:
 
 def identity(job: Job) -> dict[str, Any]:
     """The identity keys and their values, flat: what must not change when a run is resumed."""
-    return {path: value for path, value in flatten(job).items() if path.startswith(IDENTITY)}
+    keys = {path: value for path, value in flatten(job).items() if path.startswith(IDENTITY)}
+    return keys | {"data.mixture": dict(job.data.mixture[0].weights) if job.data.mixture else {}}
 
 
 def run_id(job: Job) -> str:
@@ -407,7 +447,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, path + ".")
         elif isinstance(value, list):
-            flat[path] = [dataclasses.asdict(v) if isinstance(v, Source) else v for v in value]
+            flat[path] = [dataclasses.asdict(v) if isinstance(v, (Source, Stage)) else v for v in value]
         else:
             flat[path] = value
     return flat

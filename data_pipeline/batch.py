@@ -1,12 +1,14 @@
 """The one type that data pipeline and trainer share: a batch that carries the cursor that follows it.
 
-Shape suffixes: B rows, S positions per row.
+Shape suffixes: B rows, S positions per row, N ends of sequences, K counts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +18,16 @@ from torch import Tensor
 class Cursor:
     """Where the order of samples stands after a finished step.
 
-    `samples_done` counts rows of global batches; `manifest` and `order` are sha256 digests of the shard manifest and of
-    everything else the order depends on, so that a cursor can never be applied to another order.
+    `samples_done` counts rows of global batches, those that were passed over included. The rest are sha256 digests of
+    all that the order depends on, so that a cursor can never be applied to another order: of the shard manifest, of
+    seed and packing, and of the stages of the mixture and the skips that had a part in the samples done.
     """
 
     samples_done: int
     manifest: str
     order: str
+    mixture: str
+    skips: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Batch:
     segments_BS   int32    1, 2, ... numbers the documents of a row; 0 is padding
     positions_BS  int32    distance from the start of the segment
     weights_BS    float32  1 where the target counts in the loss, else 0
+    cu_seqlens_N  int32    for kernels of variable length, which see the rows end to end as B x S positions: where each
+                           segment begins, and the padding of each row as one more; then B x S up to a fixed length
+    longest       of these sequences, in positions
+    counts_K      int64    what adds up over all batches; `TokenStream.count_names` says of what
     cursor        what to resume from once the step that used this batch is done
     """
 
@@ -42,22 +51,22 @@ class Batch:
     segments_BS: Tensor
     positions_BS: Tensor
     weights_BS: Tensor
+    cu_seqlens_N: Tensor
+    longest: int
+    counts_K: Tensor
     cursor: Cursor
 
     def to(self, device: torch.device) -> Batch:
         """This batch on a device; the copy overlaps computation where the tensors are pinned."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
         """This batch in page-locked memory, from which a GPU copies by itself."""
-        return self._each(Tensor.pin_memory)
+        return self.each(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            tokens_BS=change(self.tokens_BS),
-            targets_BS=change(self.targets_BS),
-            segments_BS=change(self.segments_BS),
-            positions_BS=change(self.positions_BS),
-            weights_BS=change(self.weights_BS),
-            cursor=self.cursor,
-        )
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """This batch with every tensor changed."""
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **changed)

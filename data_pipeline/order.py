@@ -1,138 +1,104 @@
-"""Which row of which window is sample i: a pure function of the shards, the seed and how rows are packed.
+"""Which row of which window is sample i: a pure function of shards, seed, packing and mixture.
 
-Knows nothing of ranks, workers or batches, which is why they cannot change the order. Windows are fixed groups of
-consecutive blocks; each is packed on its own, so what a window's rows hold never changes. Epoch e visits the windows in
-a keyed permutation, and the rows of each window in another; epochs never end.
-
-How many rows each window packs into is the plan. It follows from the lengths of the documents; `gemcutter tokenize`
-stores it beside the shards, so that opening millions of shards does not read all their indexes.
+Knows nothing of ranks, workers or batches, which is why they cannot change the order. The mixture names the source of a
+sample and its number among the samples of that source; each source is an endless sequence of its own: epoch e visits
+its windows in a keyed permutation, and the rows of each window in another.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from conf.exits import DataError
-from data_pipeline.pack import pack
+from data_pipeline.mixture import Mixture
 from data_pipeline.permutation import permute
-from data_pipeline.reader import Shards
-
-# Raise when packing or permutation change what a sample holds: cursors and plans of the old order are then refused.
-VERSION = 1
+from data_pipeline.plan import VERSION, Packing
 
 
 class Place(NamedTuple):
     """Where a sample comes from."""
 
+    source: int
     epoch: int
-    window: int
+    window: int  # of that source
     row: int
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How documents become rows; with the shards it fixes what each window holds."""
-
-    sequence_length: int
-    packing: str
-    window_blocks: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Rows each window packs into, and how well they are filled."""
-
-    rows: list[int]
-    fill: float  # share of slots that hold a token
-    documents_split: int  # documents that did not stay in one row
-
-
-def make_plan(shards: Shards, how: Packing) -> Plan:
-    """Pack every window on paper, from the lengths in the indexes. Raises DataError where there is no document."""
-    if shards.documents == 0:
-        raise DataError(
-            f"{shards.manifest} holds no documents: curate more text, or name other shards "
-            "(data.manifest, data.held_out)"
-        )
-    rows, filled, split = [], 0, 0
-    for window in range(num_windows(shards, how)):
-        packed = pack(shards.lengths(*window_blocks(shards, how, window)), how.sequence_length, how.packing)
-        rows.append(len(packed))
-        filled += sum(piece.slots for row in packed for piece in row)
-        split += len({piece.document for row in packed for piece in row if piece.start})
-    return Plan(rows, round(filled / (sum(rows) * how.sequence_length), 6), split)
-
-
-def plan_name(how: Packing) -> str:
-    """The plan's file, beside the manifest."""
-    return f"plan-S{how.sequence_length}-{how.packing}-w{how.window_blocks}.json"
-
-
-def dump_plan(shards: Shards, how: Packing, plan: Plan) -> bytes:
-    """The plan as the bytes of its file, bound to the shards and the order it is for."""
-    return json.dumps({"format": 1, "order": VERSION, "manifest": shards.sha256, **vars(plan), **vars(how)}).encode()
-
-
-def load_plan(shards: Shards, how: Packing) -> Plan:
-    """The stored plan where it is one of these shards and this order; else it is made anew."""
-    data = shards.beside(plan_name(how))
-    if data is None:
-        return make_plan(shards, how)
-    try:
-        stored = json.loads(data)
-        if stored["order"] != VERSION or stored["manifest"] != shards.sha256:
-            return make_plan(shards, how)
-        return Plan(stored["rows"], stored["fill"], stored["documents_split"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{plan_name(how)} beside {shards.manifest} is not a plan ({error}): remove it, it is made again"
-        ) from error
-
-
-def num_windows(shards: Shards, how: Packing) -> int:
-    """Windows of an epoch; the last may be smaller."""
-    return -(-shards.num_blocks // how.window_blocks)
-
-
-def window_blocks(shards: Shards, how: Packing, window: int) -> tuple[int, int]:
-    """First block and the one after the last block of a window."""
-    first = window * how.window_blocks
-    return first, min(first + how.window_blocks, shards.num_blocks)
-
-
 class Order:
-    """The endless sequence of samples."""
+    """The endless sequence of samples.
 
-    def __init__(self, rows: list[int], seed: int, how: Packing) -> None:
-        self.rows = rows  # of each window
-        self.seed = seed
-        self.how = how
-        self.rows_per_epoch = sum(rows)
-        inputs = {"order": VERSION, "seed": seed, **vars(how)}
-        self.sha256 = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-        self._visits = self._visits_of(0)
+    Args:
+        names: of the sources, each unlike the others.
+        rows: of each source, the rows its windows pack into.
+    """
+
+    def __init__(self, names: Sequence[str], rows: Sequence[np.ndarray], mixture: Mixture, seed: int) -> None:
+        self.mixture = mixture
+        self._sources = [_Source(name, windows, seed) for name, windows in zip(names, rows, strict=True)]
 
     def place(self, sample: int) -> Place:
-        """Epoch, window and row of a sample (0, 1, ...)."""
-        epoch, offset = divmod(sample, self.rows_per_epoch)
-        visits = self._visits
-        if visits.epoch != epoch:  # samples are mostly asked for in order, so one epoch is kept
-            visits = self._visits = self._visits_of(epoch)
+        """Source, epoch, window and row of a sample (0, 1, ...)."""
+        source, number = self.mixture.locate(sample)
+        return Place(source, *self._sources[source].place(number))
+
+    def samples(self, source: int, window: int, row: int, before: int) -> Iterator[int]:
+        """Every sample below `before` that is this row of this window, one an epoch."""
+        own = self._sources[source]
+        for epoch in range(-(-self.mixture.counts(before)[source] // own.rows_per_epoch)):
+            sample = self.mixture.sample(source, own.number(epoch, window, row))
+            if sample is not None and sample < before:
+                yield sample
+
+
+def order_sha256(how: Packing, seed: int) -> str:
+    """Digest of all that the order depends on besides shards, mixture and skips."""
+    inputs = {"order": VERSION, "seed": seed, **vars(how)}
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+class _Source:
+    """The endless sequence of one source's rows."""
+
+    def __init__(self, name: str, rows: np.ndarray, seed: int) -> None:
+        self.rows = rows
+        self.rows_per_epoch = int(rows.sum(dtype=np.int64))
+        self._key = f"{seed}/{name}"
+        # Samples are mostly asked for in order, so one epoch and one window of it are kept.
+        self._visits: _Visits | None = None
+        self._turn = _Turn(0, 0, 0, [])
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Epoch, window and row of the source's `number`-th sample."""
+        turn = self._turn
+        if not 0 <= number - turn.first < len(turn.rows):
+            turn = self._turn = self._turn_of(number)
+        return turn.epoch, turn.window, turn.rows[number - turn.first]
+
+    def _turn_of(self, number: int) -> _Turn:
+        epoch, offset = divmod(number, self.rows_per_epoch)
+        visits = self._visits_of(epoch)
         turn = int(np.searchsorted(visits.ends, offset, side="right"))
         window = int(visits.windows[turn])
-        turn_offset = offset - (int(visits.ends[turn]) - self.rows[window])
-        return Place(epoch, window, int(_row_order(self.seed, epoch, window, self.rows[window])[turn_offset]))
+        first = epoch * self.rows_per_epoch + int(visits.ends[turn]) - int(self.rows[window])
+        return _Turn(first, epoch, window, _row_order(self._key, epoch, window, int(self.rows[window])).tolist())
+
+    def number(self, epoch: int, window: int, row: int) -> int:
+        """The number of the sample that is this row in this epoch."""
+        visits = self._visits_of(epoch)
+        turn = int(np.flatnonzero(visits.windows == window)[0])
+        within = int(np.flatnonzero(_row_order(self._key, epoch, window, int(self.rows[window])) == row)[0])
+        return epoch * self.rows_per_epoch + int(visits.ends[turn]) - int(self.rows[window]) + within
 
     def _visits_of(self, epoch: int) -> _Visits:
-        count = len(self.rows)
-        windows = permute(np.arange(count), count, f"{self.seed}/{epoch}/windows").astype(np.int64)
-        return _Visits(epoch, windows, np.cumsum(np.array(self.rows, dtype=np.int64)[windows]))
+        if self._visits is None or self._visits.epoch != epoch:
+            count = len(self.rows)
+            windows = permute(np.arange(count), count, f"{self._key}/{epoch}/windows").astype(np.int64)
+            self._visits = _Visits(epoch, windows, np.cumsum(self.rows[windows], dtype=np.int64))
+        return self._visits
 
 
 class _Visits(NamedTuple):
@@ -143,7 +109,15 @@ class _Visits(NamedTuple):
     ends: np.ndarray  # rows up to and with each
 
 
-@functools.lru_cache(maxsize=4)
-def _row_order(seed: int, epoch: int, window: int, count: int) -> np.ndarray:
+class _Turn(NamedTuple):
+    """One visit to a window."""
+
+    first: int  # number of its first sample
+    epoch: int
+    window: int
+    rows: list[int]
+
+
+def _row_order(key: str, epoch: int, window: int, count: int) -> np.ndarray:
     """The rows of a window as an epoch visits them."""
-    return permute(np.arange(count), count, f"{seed}/{epoch}/rows/{window}")
+    return permute(np.arange(count), count, f"{key}/{epoch}/rows/{window}")

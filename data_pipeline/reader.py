@@ -1,40 +1,60 @@
 """Token shards back to documents: opened, verified, read block by block. The reader of what `shards.py` writes.
 
-Knows nothing of packing, order or batches. Every byte is checked against the manifest before it is used: sizes when a
-folder is opened, checksums when a block is read. Paths are anything fsspec opens.
+Knows nothing of packing, order or batches. Every byte is held against a checksum before it is used: the table against
+the manifest, an index against the table, a block against its index. Only what is asked for is read, so that a manifest
+of a million shards opens at once.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from conf.exits import ConfigError, DataError
-from data_pipeline.shards import FORMAT
-
-if TYPE_CHECKING:
-    from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.disk_cache import DiskCache
+from data_pipeline.files import Files, Range, redacted
+from data_pipeline.shards import FORMAT, BlockEntry, index_name
+from data_pipeline.tokenizer import Tokenizer
 
 _REMEDY = "copy the shards again from where they were made, or remove the folder and rerun `gemcutter tokenize`"
+_LISTED = 10_000  # shards whose presence and sizes are checked when a folder is opened: ten requests of an object store
+_INDEXES = 32  # indexes kept in memory
+_HELD_BYTES = 2**30  # of tokens kept in memory: the open windows of several sources
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of documents: a run of consecutive blocks."""
+
+    name: str
+    first_block: int
+    num_blocks: int
+    documents: int
+    tokens: int
+    sorted: bool  # whether its documents stand in the order of `shards.order_key`
 
 
 @dataclass(frozen=True)
 class Block:
     """The documents of one block."""
 
+    number: int
     lengths: np.ndarray  # uint32, tokens per document
     tokens: np.ndarray  # uint16 or uint32, the documents end to end
     ids: list[str]
-    sources: list[str]
+    urls: list[str]
+    source: str
 
     def documents(self) -> Iterator[tuple[str, np.ndarray]]:
         """(id, tokens) of each document."""
@@ -43,11 +63,11 @@ class Block:
             yield name, self.tokens[end - length : end]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shards:
     """A folder of token shards. Blocks are numbered through all shards."""
 
-    manifest: str  # path
+    manifest: str  # path or URL
     sha256: str  # of the manifest, which through its hashes stands for every byte of the shards
     tokenizer_sha256: str
     vocab_size: int
@@ -55,66 +75,49 @@ class Shards:
     tokens: int
     text_bytes: int  # UTF-8 bytes of the text that the tokens encode
     num_blocks: int
-    _fs: fsspec.AbstractFileSystem
-    _folder: str
-    _table: list[dict[str, Any]]  # rows of shards.parquet
-    _ends: np.ndarray  # number of blocks up to and with each shard
+    sources: list[Source]
+    files: Files
+    _dtype: np.dtype
+    _table: _Table
+    _indexes: OrderedDict[int, _Index] = field(default_factory=OrderedDict)  # by shard, the latest used last
+    _held: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict)  # tokens by block, the latest used last
+    _held_bytes: int = 0
 
     @classmethod
-    def open(cls, manifest: str) -> Shards:
-        """Open by the path of the manifest.
+    def open(cls, manifest: str, cache: DiskCache | None = None) -> Shards:
+        """Open by the path or URL of the manifest; `cache` keeps what is read of remote shards on this host's disk.
 
         Raises DataError where a file is missing, broken, written by a newer version, or not of its recorded size.
         """
-        fs, path = fsspec.core.url_to_fs(str(manifest))
-        folder = fs._parent(path)
-        try:
-            data = fs.cat_file(path)
-        except OSError as error:
+        files, name = Files.open(str(manifest), cache)
+        data = files.find(name)
+        if data is None:
             raise DataError(
-                f"there are no token shards at {manifest} ({error.strerror or 'not found'}): run `gemcutter tokenize` "
-                "first, or set data.manifest (data.held_out for held-out shards; null for none)"
-            ) from error
-        try:
-            header = json.loads(data)
-            version = header["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{manifest} is not a manifest of token shards ({error}): {_REMEDY}") from error
-        if version > FORMAT:
-            raise DataError(
-                f"{manifest} has format {version}, this version reads up to {FORMAT}: upgrade gemcutter, or rerun "
-                "`gemcutter tokenize` with this version"
+                f"there are no token shards at {redacted(str(manifest))} (not found): run `gemcutter tokenize` first, "
+                "or set data.manifest (data.held_out for held-out shards; null for none)"
             )
-        listed = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in fs.ls(folder, detail=True)}
-        name = header["shards"]["name"]
-        if name not in listed:
-            raise DataError(f"{name} is missing beside {manifest}: {_REMEDY}")
-        table_bytes = fs.cat_file(f"{folder}/{name}")
-        _verify(table_bytes, header["shards"]["sha256"], f"{folder}/{name}")
-        table = pq.read_table(io.BytesIO(table_bytes)).to_pylist()
-        for row in table:
-            for file in (row["name"], row["name"].replace(".tar", ".idx")):
-                if file not in listed:
-                    raise DataError(f"{file} is missing in {folder}: {_REMEDY}")
-            if listed[row["name"]] != row["bytes"]:
-                raise DataError(
-                    f"{row['name']} in {folder} has {listed[row['name']]:,} bytes, but the manifest says "
-                    f"{row['bytes']:,} (truncated or overwritten): {_REMEDY}"
-                )
-        return cls(
-            manifest=str(manifest),
-            sha256=hashlib.sha256(data).hexdigest(),
-            tokenizer_sha256=header["tokenizer_sha256"],
-            vocab_size=header["vocab_size"],
-            documents=header["totals"]["documents"],
-            tokens=header["totals"]["tokens"],
-            text_bytes=header["totals"]["text_bytes"],
-            num_blocks=header["totals"]["blocks"],
-            _fs=fs,
-            _folder=folder,
-            _table=table,
-            _ends=np.cumsum([row["blocks"] for row in table], dtype=np.int64),
-        )
+        header = _header(data, str(manifest))
+        try:
+            table = _Table.read(files, header["shards"]["name"], header["shards"]["sha256"])
+            _check_presence(files, table)
+            return cls(
+                manifest=str(manifest),
+                sha256=hashlib.sha256(data).hexdigest(),
+                tokenizer_sha256=header["tokenizer_sha256"],
+                vocab_size=header["vocab_size"],
+                documents=header["totals"]["documents"],
+                tokens=header["totals"]["tokens"],
+                text_bytes=header["totals"]["text_bytes"],
+                num_blocks=header["totals"]["blocks"],
+                sources=_sources(header["sources"]),
+                files=files,
+                _dtype=np.dtype(header["tokens"]),
+                _table=table,
+            )
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{manifest} lacks {error}: it was made by another version; rerun `gemcutter tokenize`"
+            ) from error
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Raise ConfigError unless the shards were made with this tokenizer."""
@@ -126,64 +129,206 @@ class Shards:
                 "tokenize.output"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process gets: not what was read."""
+        return self.__dict__ | {"_indexes": OrderedDict(), "_held": OrderedDict(), "_held_bytes": 0}
+
     def lengths(self, first: int, stop: int) -> np.ndarray:
-        """Tokens of each document of the blocks [first, stop), from the indexes alone."""
-        return np.array(
-            [length for _, entry in self._entries(first, stop) for length in entry["lengths"]], dtype=np.int64
-        )
+        """Tokens of each document of the blocks [first, stop), int64, from the indexes alone."""
+        parts = [self._index(shard).lengths(start, end) for shard, start, end in self._table.runs(first, stop)]
+        return np.concatenate(parts).astype(np.int64)
+
+    def documents_per_block(self, first: int, stop: int) -> np.ndarray:
+        """Documents of each of the blocks [first, stop), int64."""
+        parts = [self._index(shard).counts(start, end) for shard, start, end in self._table.runs(first, stop)]
+        return np.concatenate(parts)
+
+    def entry(self, block: int) -> BlockEntry:
+        """Where a block lies and what it holds."""
+        shard, within = self._table.find(block)
+        return self._index(shard).entry(within)
+
+    def tokens_of(self, blocks: Iterable[int]) -> dict[int, np.ndarray]:
+        """The tokens of each block, its documents end to end; all that is not in memory is fetched at once."""
+        wanted = list(dict.fromkeys(blocks))
+        found = {block: self._held[block] for block in wanted if block in self._held}
+        missing = [block for block in wanted if block not in found]
+        entries = [self.entry(block) for block in missing]
+        for block, entry, data in zip(missing, entries, self._fetch(missing, entries), strict=True):
+            found[block] = self._held[block] = self._tokens(entry, data)
+            self._held_bytes += self._held[block].nbytes
+        for block in wanted:
+            self._held.move_to_end(block)
+        while self._held_bytes > _HELD_BYTES and len(self._held) > len(wanted):
+            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        return found
 
     def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[Block]:
-        """The blocks [first, stop), each verified; DataError names the shard and block that are not as recorded."""
-        for name, entry in self._entries(first, self.num_blocks if stop is None else stop):
-            start, end = entry["offset"], entry["offset"] + entry["size"]
-            data = self._read(name, start, end)
-            _verify(
-                data, entry["sha256"], f"{self._folder}/{name}, bytes {start:,} to {end:,} (block {entry['block']})"
-            )
-            yield _decode(name, data)
+        """The blocks [first, stop) with all that is known of their documents, each read anew and verified."""
+        for number in range(first, self.num_blocks if stop is None else stop):
+            entry = self.entry(number)
+            (data,) = self._fetch([number], [entry])
+            ids, urls = _meta(entry.file, data)
+            yield Block(number, entry.lengths, self._tokens(entry, data), ids, urls, self.source_of(number).name)
+
+    def ids(self, block: int) -> list[str]:
+        """Ids of the documents of a block."""
+        entry = self.entry(block)
+        return _meta(entry.file, self._fetch([block], [entry])[0])[0]
+
+    def source_of(self, block: int) -> Source:
+        """The source whose documents a block holds."""
+        ends = [source.first_block + source.num_blocks for source in self.sources]
+        return self.sources[int(np.searchsorted(ends, block, side="right"))]
+
+    def shard_of(self, block: int) -> tuple[str, int]:
+        """Name of the shard that holds a block, and the block's number within it."""
+        shard, within = self._table.find(block)
+        return self._table.row(shard)["name"], within
 
     def beside(self, name: str) -> bytes | None:
         """The bytes of another file of the folder, None where there is none."""
-        return self._read(name) if self._fs.exists(f"{self._folder}/{name}") else None
+        return self.files.find(name)
 
-    def _entries(self, first: int, stop: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(shard name, index entry) of the blocks [first, stop)."""
-        shard = int(np.searchsorted(self._ends, first, side="right"))
+    def _fetch(self, blocks: Sequence[int], entries: Sequence[BlockEntry]) -> list[bytes]:
+        ranges = []
+        for number, entry in zip(blocks, entries, strict=True):
+            name = entry.file.rsplit("/", 1)[-1]
+            remedy = f"{_REMEDY}; or train on without its documents: `gemcutter skip RUN --block {name}:{number}`"
+            end = entry.offset + entry.size
+            ranges.append(Range(entry.file, entry.offset, end, entry.sha256, f"block {number}", remedy))
+        return self.files.read_ranges(ranges)
+
+    def _tokens(self, entry: BlockEntry, data: bytes) -> np.ndarray:
+        return np.frombuffer(data, self._dtype, int(entry.lengths.sum(dtype=np.int64)), entry.tokens_at)
+
+    def _index(self, shard: int) -> _Index:
+        index = self._indexes.get(shard)
+        if index is None:
+            row = self._table.row(shard)
+            index = _Index(self.files.read(index_name(row["name"]), row["index_sha256"], _REMEDY))
+            self._indexes[shard] = index
+            if len(self._indexes) > _INDEXES:
+                self._indexes.popitem(last=False)
+        self._indexes.move_to_end(shard)
+        return index
+
+
+class _Table:
+    """shards.parquet: how many blocks each shard has in memory, the rest read where it is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        counts = pq.read_table(pa.BufferReader(data), columns=["blocks"])["blocks"].to_numpy()
+        self.ends = np.cumsum(counts, dtype=np.int64)  # number of blocks up to and with each shard
+        self._near: tuple[int, dict[str, pa.ChunkedArray]] | None = None  # the row group that was read last
+
+    @classmethod
+    def read(cls, files: Files, name: str, sha256: str) -> _Table:
+        data = files.find(name, sha256, _REMEDY)
+        if data is None:
+            raise DataError(f"{name} is missing beside the manifest in {redacted(files.url)}: {_REMEDY}")
+        return cls(data)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getstate__(self) -> bytes:
+        return self._data
+
+    def __setstate__(self, data: bytes) -> None:
+        self.__init__(data)  # type: ignore[misc]  # a reader of Parquet does not travel between processes
+
+    def row(self, shard: int) -> dict[str, Any]:
+        """What the table says of a shard."""
+        group, within = divmod(shard, self._file.metadata.row_group(0).num_rows)
+        return {name: column[within].as_py() for name, column in self._group(group).items()}
+
+    def find(self, block: int) -> tuple[int, int]:
+        """The shard of a block, and the block's number within it."""
+        shard = int(np.searchsorted(self.ends, block, side="right"))
+        return shard, block - (int(self.ends[shard - 1]) if shard else 0)
+
+    def runs(self, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(shard, first block within it, the one after the last) of the blocks [first, stop)."""
         while first < stop:
-            row = self._table[shard]
-            name = row["name"].replace(".tar", ".idx")
-            data = self._read(name)
-            _verify(data, row["index_sha256"], f"{self._folder}/{name}")
-            entries = json.loads(data)["blocks"]
-            shard_first = int(self._ends[shard]) - row["blocks"]
-            for number in range(first, min(stop, shard_first + row["blocks"])):
-                yield row["name"], entries[number - shard_first] | {"block": number}
-            first = shard_first + row["blocks"]
-            shard += 1
+            shard, within = self.find(first)
+            end = min(int(self.ends[shard]), stop)
+            yield shard, within, within + end - first
+            first = end
 
-    def _read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        try:
-            return self._fs.cat_file(f"{self._folder}/{name}", start, end)
-        except OSError as error:
-            raise DataError(
-                f"{name} in {self._folder} cannot be read ({error.strerror or error}): {_REMEDY}"
-            ) from error
+    @functools.cached_property
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(self._data))
+
+    def _group(self, number: int) -> dict[str, pa.ChunkedArray]:
+        if self._near is None or self._near[0] != number:
+            table = self._file.read_row_group(number, columns=["name", "bytes", "index_sha256"])
+            self._near = number, dict(zip(table.column_names, table.columns, strict=True))
+        return self._near[1]
 
 
-def _verify(data: bytes, sha256: str, place: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+class _Index:
+    """The blocks of a shard."""
+
+    def __init__(self, data: bytes) -> None:
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
+        self._columns = {name: table[name].chunk(0) for name in table.column_names}
+        lengths = self._columns["lengths"]
+        self._lengths, self._offsets = lengths.values.to_numpy(), lengths.offsets.to_numpy()
+
+    def lengths(self, first: int, stop: int) -> np.ndarray:
+        return self._lengths[self._offsets[first] : self._offsets[stop]]
+
+    def counts(self, first: int, stop: int) -> np.ndarray:
+        return np.diff(self._offsets[first : stop + 1]).astype(np.int64)
+
+    def entry(self, number: int) -> BlockEntry:
+        values = {name: column[number].as_py() for name, column in self._columns.items() if name != "lengths"}
+        values["sha256"] = values["sha256"].hex()
+        return BlockEntry(**values, lengths=self.lengths(number, number + 1))
+
+
+def _header(data: bytes, manifest: str) -> dict[str, Any]:
+    try:
+        header = json.loads(data)
+        version = header["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{manifest} is not a manifest of token shards ({error}): {_REMEDY}") from error
+    if version > FORMAT:
         raise DataError(
-            f"{place}: the bytes are not those of the manifest (sha256 {found}, expected {sha256}): {_REMEDY}"
+            f"{manifest} has format {version}, this version reads up to {FORMAT}: upgrade gemcutter, or rerun "
+            "`gemcutter tokenize` with this version"
         )
+    return header
 
 
-def _decode(name: str, data: bytes) -> Block:
+def _sources(rows: list[dict[str, Any]]) -> list[Source]:
+    sources, first = [], 0
+    for row in rows:
+        sources.append(Source(row["name"], first, row["blocks"], row["documents"], row["tokens"], row["sorted"]))
+        first += row["blocks"]
+    return sources
+
+
+def _check_presence(files: Files, table: _Table) -> None:
+    """Raise DataError where a file is missing or has another size, unless there are too many to list at a start."""
+    if len(table) > _LISTED or (listed := files.sizes()) is None:
+        return
+    for number in range(len(table)):
+        row = table.row(number)
+        for file in (index_name(row["name"]), row["name"]):
+            if file not in listed and (file != row["name"] or row["bytes"]):
+                raise DataError(f"{file} is missing in {redacted(files.url)}: {_REMEDY}")
+        if row["bytes"] and listed[row["name"]] != row["bytes"]:
+            raise DataError(
+                f"{row['name']} in {redacted(files.url)} has {listed[row['name']]:,} bytes, but the manifest says "
+                f"{row['bytes']:,} (truncated or overwritten): {_REMEDY}"
+            )
+
+
+def _meta(name: str, data: bytes) -> tuple[list[str], list[str]]:
+    """Ids and URLs of the documents of a block."""
     (members,) = group_by_keys(tar_file_expander([{"url": name, "stream": io.BytesIO(data)}]))
     meta = json.loads(members["meta.json"])
-    return Block(
-        lengths=np.load(io.BytesIO(members["lengths.npy"]), allow_pickle=False),
-        tokens=np.load(io.BytesIO(members["tokens.npy"]), allow_pickle=False),
-        ids=meta["ids"],
-        sources=meta["sources"],
-    )
+    return meta["ids"], meta["urls"]

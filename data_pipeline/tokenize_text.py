@@ -2,7 +2,7 @@
 
 Knows nothing of how text was curated or how a trainer reads shards. Documents are split, sampled and shuffled by hashes
 of their ids, so the result depends on the curated text and the configuration alone: not on the run's seed, the number
-of cores, or restarts.
+of cores, or restarts. The documents of a source stay together, so that a mixture can weigh sources when they are read.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from conf.exits import ConfigError, DataError
 from conf.schema import Job
 from data_pipeline import tokenizer as sentencepiece_model
 from data_pipeline.lock import locked
-from data_pipeline.order import Packing, dump_plan, load_plan, plan_name
+from data_pipeline.plan import Packing, dump_plan, load_plan, plan_name
 from data_pipeline.reader import Shards
-from data_pipeline.shards import Document, publish, write_shards
+from data_pipeline.shards import Document, order_key, publish, write_shards
 from data_pipeline.tokenizer import Tokenizer
 
 CURATED_FORMAT = 1  # the newest format of a curated manifest this reads
@@ -108,20 +108,23 @@ class Curated:
             _check_file(path.parent / file["name"], file)
         return cls(path.parent, hashlib.sha256(data).hexdigest(), [file["name"] for file in files])
 
-    def rows(self) -> Iterator[tuple[list[str], list[str], list[str]]]:
-        """(ids, texts, sources) of some documents at a time."""
+    def rows(self) -> Iterator[tuple[list[str], list[str], list[str], list[str]]]:
+        """(ids, texts, sources, urls) of some documents at a time."""
         for name in self.files:
             with pq.ParquetFile(self.folder / name) as part:
-                for batch in part.iter_batches(_READ_ROWS, columns=["id", "text", "source"]):
-                    yield tuple(column.to_pylist() for column in batch.columns)
+                for batch in part.iter_batches(_READ_ROWS, columns=["id", "text", "source", "url"]):
+                    yield tuple(batch[column].to_pylist() for column in ("id", "text", "source", "url"))
 
-    def text_bytes(self) -> int:
-        """UTF-8 bytes of all texts."""
-        total = 0
+    def text_bytes(self) -> dict[str, int]:
+        """UTF-8 bytes of the texts of each source."""
+        total: dict[str, int] = {}
         for name in self.files:
             with pq.ParquetFile(self.folder / name) as part:
-                for batch in part.iter_batches(columns=["text"]):
-                    total += pc.sum(pc.binary_length(batch["text"])).as_py() or 0
+                for batch in part.iter_batches(columns=["text", "source"]):
+                    sizes = pa.table({"source": batch["source"], "bytes": pc.binary_length(batch["text"])})
+                    summed = sizes.group_by("source").aggregate([("bytes", "sum")]).to_pydict()
+                    for source, size in zip(summed["source"], summed["bytes_sum"], strict=True):
+                        total[source] = total.get(source, 0) + size
         return total
 
 
@@ -185,7 +188,7 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
     text_bytes = curated.text_bytes()
     fraction = job.tokenize.held_out
     documents = held_out = 0
-    for ids, _, _ in curated.rows():
+    for ids, *_ in curated.rows():
         documents += len(ids)
         held_out += sum(is_held_out(document, fraction) for document in ids)
     if fraction and not held_out:
@@ -198,7 +201,7 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
             f"tokenize.held_out={fraction} leaves none of the {documents} documents to train on: lower it"
         )
     scratch = _claim(Path(job.tokenize.output))
-    model = _obtain_tokenizer(job, curated, text_bytes)
+    model = _obtain_tokenizer(job, curated, sum(text_bytes.values()))
     common: dict[str, Any] = {
         "shard_tokens": job.tokenize.shard_tokens,
         "block_documents": job.tokenize.block_documents,
@@ -240,7 +243,7 @@ def _obtain_tokenizer(job: Job, curated: Curated, text_bytes: int) -> Tokenizer:
     share = min(1.0, settings.train_bytes / max(1, text_bytes)) * 2**64
     sample = (
         text
-        for ids, texts, _ in curated.rows()
+        for ids, texts, *_ in curated.rows()
         for document, text in zip(ids, texts, strict=True)
         if _hash(document, "tokenizer ") < share and not is_held_out(document, job.tokenize.held_out)
     )
@@ -256,25 +259,23 @@ def _obtain_tokenizer(job: Job, curated: Curated, text_bytes: int) -> Tokenizer:
 
 
 def _encode(curated: Curated, model: Tokenizer, fraction: float, shuffled: _Shuffled) -> None:
-    for ids, texts, sources in curated.rows():
+    for ids, texts, sources, urls in curated.rows():
         tokens = model.encode_documents(texts)
         splits = ["held_out" if is_held_out(document, fraction) else "train" for document in ids]
         for split in _SPLITS:
             chosen = [number for number, which in enumerate(splits) if which == split]
             shuffled.add(
                 split,
-                [
-                    Document(ids[number], sources[number], tokens[number], len(texts[number].encode()))
-                    for number in chosen
-                ],
+                [Document(ids[n], sources[n], tokens[n], len(texts[n].encode()), urls[n] or "") for n in chosen],
             )
     shuffled.close()
 
 
 class _Shuffled:
-    """Documents in the order of a hash of their ids, sorted on disk in buckets of that hash.
+    """Documents by source, and those of a source in the order of `order_key`, sorted on disk in buckets.
 
-    The buckets divide the range of the hash, so their number does not change the order.
+    Each bucket is a range of that order, of about `_BUCKET_BYTES` of text: several small sources, or a part of a large
+    one. The number of buckets does not change the order.
     """
 
     _SCHEMA = pa.schema(
@@ -282,45 +283,58 @@ class _Shuffled:
             ("key", pa.uint64()),
             ("id", pa.string()),
             ("source", pa.string()),
+            ("url", pa.string()),
             ("bytes", pa.int64()),
             ("tokens", pa.large_list(pa.int32())),
         ]
     )
 
-    def __init__(self, folder: Path, text_bytes: int) -> None:
+    def __init__(self, folder: Path, text_bytes: dict[str, int]) -> None:
         self.folder = folder
-        self.buckets = max(1, min(_MOST_FILES // len(_SPLITS), -(-text_bytes // _BUCKET_BYTES)))  # of each split
-        self.files: dict[tuple[str, int], pa.RecordBatchFileWriter] = {}
+        self._sizes, self._before, total = text_bytes, {}, 0
+        for source in sorted(text_bytes):
+            self._before[source] = total
+            total += text_bytes[source]
+        self._buckets = max(1, min(_MOST_FILES // len(_SPLITS), -(-total // _BUCKET_BYTES)))  # of each split
+        self._total = max(1, total)
+        self._files: dict[tuple[str, int], pa.RecordBatchFileWriter] = {}
 
     def add(self, split: str, documents: list[Document]) -> None:
         """Put documents into the buckets of a split."""
         by_bucket: dict[int, list[dict[str, Any]]] = {}
         for document in documents:
-            key = _hash(document.id, "order ")
-            by_bucket.setdefault(key * self.buckets >> 64, []).append({"key": key, **vars(document)})
+            key = order_key(document.id)
+            by_bucket.setdefault(self._bucket(document.source, key), []).append({"key": key, **vars(document)})
         for bucket, rows in by_bucket.items():
-            if (split, bucket) not in self.files:
-                self.files[split, bucket] = pa.ipc.new_file(self.folder / f"{split}-{bucket}", self._SCHEMA)
-            self.files[split, bucket].write_batch(pa.RecordBatch.from_pylist(rows, self._SCHEMA))
+            if (split, bucket) not in self._files:
+                self._files[split, bucket] = pa.ipc.new_file(self.folder / f"{split}-{bucket}", self._SCHEMA)
+            self._files[split, bucket].write_batch(pa.RecordBatch.from_pylist(rows, self._SCHEMA))
+
+    def _bucket(self, source: str, key: int) -> int:
+        """Where a document would stand if documents of a source were spread evenly over the range of keys."""
+        position = self._before[source] + (key * self._sizes[source] >> 64)
+        return min(self._buckets - 1, position * self._buckets // self._total)
 
     def close(self) -> None:
         """End writing."""
-        for file in self.files.values():
+        for file in self._files.values():
             file.close()
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of a split, shuffled."""
-        for which, bucket in sorted(self.files):
+        for which, bucket in sorted(self._files):
             if which != split:
                 continue
             with pa.ipc.open_file(self.folder / f"{split}-{bucket}") as file:
                 table = file.read_all().combine_chunks()
-            order = pc.sort_indices(table, sort_keys=[("key", "ascending"), ("id", "ascending")])
-            ids, sources, sizes = (table[name].to_pylist() for name in ("id", "source", "bytes"))
+            keys = [("source", "ascending"), ("key", "ascending"), ("id", "ascending")]
+            order = pc.sort_indices(table, sort_keys=keys)
+            columns = [table[name].to_pylist() for name in ("id", "source", "bytes", "url")]
             tokens = table["tokens"].chunk(0)
             flat, ends = tokens.values.to_numpy(), tokens.offsets.to_numpy()
             for number in order.to_numpy():
-                yield Document(ids[number], sources[number], flat[ends[number] : ends[number + 1]], sizes[number])
+                name, source, size, url = (column[number] for column in columns)
+                yield Document(name, source, flat[ends[number] : ends[number + 1]], size, url)
 
 
 def _summary(job: Job, output: Path) -> dict[str, Any]:
@@ -336,9 +350,8 @@ def _summary(job: Job, output: Path) -> dict[str, Any]:
             "documents": shards.documents,
             "tokens": shards.tokens,
             "text_bytes": shards.text_bytes,
-            "rows": sum(plan.rows),
-            "fill": plan.fill,
-            "documents_split": plan.documents_split,
+            "sources": {source.name: source.tokens for source in shards.sources},
+            **plan.figures(),
         }
         if folder == output:
             tokenizer = job.tokenizer.model or job.tokenizer.output

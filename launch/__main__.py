@@ -26,6 +26,8 @@ jobs (overrides as in Hydra; add --help for the configuration groups, --cfg job 
   demo        the whole road on this machine in minutes
 
 commands
+  explain     which documents were in a step of a run, and in which steps a document was
+  skip        never feed a run these documents or steps again
   config      every key with its type, default and meaning
   doctor      is this environment right, and if not what to do
 
@@ -37,7 +39,7 @@ examples
 exit codes: 0 done, 75 stopped and saved (start again), 77 diverged, 78 configuration, 79 data or storage
 """
 
-COMMANDS = ("config", "doctor")
+COMMANDS = ("explain", "skip", "config", "doctor")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +60,10 @@ def _dispatch(name: str, rest: list[str]) -> int:
         from launch.jobs import run_job
 
         return run_job(name, rest)
+    if name in ("explain", "skip"):
+        from launch.local import of_run
+
+        return of_run(name, rest)
     if name == "config":
         from launch.config import print_keys
 

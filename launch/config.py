@@ -19,10 +19,11 @@ def print_keys(words: list[str]) -> int:
     """Print the keys whose name or meaning holds every word; all of them without words."""
     console = Console()
     table = Table("key", "type", "default", "meaning", box=None, pad_edge=False, header_style="bold")
+    identity = schema.identity(schema.Job())
     for path, kind, default, doc in keys(schema.Job):
         if not all(word in path or word in doc for word in words):
             continue
-        meaning = doc + (" (identity)" if path.startswith(schema.IDENTITY) else "")
+        meaning = doc + (" (identity)" if path in identity else "")
         if console.width >= WIDE:
             table.add_row(path, kind, default, meaning)
         else:

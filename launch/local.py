@@ -40,6 +40,11 @@ def run(kind: str, job: schema.Job, overrides: list[str]) -> int:
     return call(command(kind, processes, overrides), environment)
 
 
+def of_run(name: str, arguments: list[str]) -> int:
+    """A plain command that needs what the trainer knows of a run."""
+    return call([sys.executable, "-P", "-m", "trainer", name, *arguments], dict(os.environ))
+
+
 def command(kind: str, processes: int, overrides: list[str]) -> list[str]:
     """The worker's command line. `-P` keeps a folder of the user's that is named like one of ours from shadowing it."""
     python = [sys.executable, "-P", "-m"]

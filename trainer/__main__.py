@@ -1,6 +1,6 @@
 """`python -m trainer train|evaluate|export [overrides]`: the worker side of the model jobs.
 
-Under torchrun, or `trainer.elastic`, every process runs it.
+Under torchrun, or `trainer.elastic`, every process runs it. The plain commands `explain` and `skip` take a run instead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ from conf.exits import ERRORS
 def main(kind: str, overrides: list[str]) -> int:
     """Run the job in this process; returns its exit code."""
     try:
+        if kind == "explain":
+            from trainer.explain import explain
+
+            return explain(overrides)
+        if kind == "skip":
+            from trainer.skip import skip
+
+            return skip(overrides)
         job = compose(kind, overrides)
         if kind == "train":  # each imports what only it needs
             from trainer.train import train

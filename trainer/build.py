@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from conf import schema
 from conf.exits import ConfigError
+from data_pipeline.disk_cache import DiskCache
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
@@ -17,8 +19,8 @@ from trainer.backend import Backend
 from trainer.model import Gemma, build_config
 from trainer.model.gemma import init_weights
 from trainer.optim import build_optimizer
-from trainer.run import Run
-from trainer.run_directory import RunDirectory, config_sha256, refuse_other_identity, writing
+from trainer.run import Run, cursor_of
+from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity, writing
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,21 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     Raises ConfigError or DataError, on every process that sees the fault, before any step is taken.
     """
     directory = RunDirectory(job)
-    stream = open_stream(job, job.data.manifest)
+    stream = open_stream(job, job.data.manifest, job.data.mixture)
     held_out = open_stream(job, job.data.held_out) if job.data.held_out and job.evaluate.every else None
     tokenizer_path = Path(job.tokenizer.model or job.tokenizer.output)
     tokenizer = Tokenizer.load(tokenizer_path)
-    for shards in (stream.shards, *([held_out.shards] if held_out else [])):
+    for shards in (*stream.all_shards, *([held_out.shards] if held_out else [])):
         shards.check_tokenizer(tokenizer)
+    rows_per_step = job.tokens_per_step // job.data.sequence_length
+    stream.refuse_repetitions(job.data.max_repetitions, job.steps * rows_per_step)
     config = build_config(job.model, tokenizer.vocab_size)
     attempt, last = claim(directory, tokenizer_path, backend)
     if last is not None:  # checkpoint.directory may hold another run's
         refuse_other_identity(last.state["identity"], job, str(last.payload))
+    stream.skips = read_skips(directory.path)  # nobody changes it while the directory is claimed
+    if last is not None:
+        stream.check(cursor_of(last), last.state.get("order"))
 
     with torch.device("meta"):
         model = Gemma(config)
@@ -59,13 +66,12 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         "manifest_sha256": stream.shards.sha256,
         "tokenizer_sha256": tokenizer.sha256,
     }
-    run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, attempt)
+    run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, stream.describe(), attempt)
     if last is None:
         torch.manual_seed(job.seed)  # torch seeds itself by chance, and a checkpoint keeps the state
         init_weights(model, job.seed)
     else:
         run.load(last)
-    rows_per_step = job.tokens_per_step // job.data.sequence_length
     return run, Parts(backend, directory, stream, held_out, rows_per_step)
 
 
@@ -100,7 +106,7 @@ def keep_tokenizer(model: Path, copy: Path) -> None:
         partial.replace(copy)
 
 
-def open_stream(job: schema.Job, manifest: str) -> TokenStream:
+def open_stream(job: schema.Job, manifest: str, mixture: Sequence[schema.Stage] = ()) -> TokenStream:
     """The batches of a manifest in the order that this job defines."""
     return TokenStream(
         manifest,
@@ -108,5 +114,7 @@ def open_stream(job: schema.Job, manifest: str) -> TokenStream:
         packing=job.data.packing,
         window_blocks=job.data.window_blocks,
         seed=job.seed,
+        mixture=mixture,
         workers=job.data.workers,
+        cache=DiskCache(Path(job.data.cache).expanduser(), job.data.cache_bytes),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ class Run:
 
     identity   the identity keys and their values
     origin     run id and digests of configuration, shards and tokenizer
+    order      what the order of samples depends on, in words, to show what differs where it is another one
     attempt    counts the starts of the run, 1 for the first
+    tokens_of  targets seen so far, of each source
     """
 
     model: Gemma
@@ -30,9 +32,11 @@ class Run:
     cursor: Cursor
     identity: dict[str, Any]
     origin: dict[str, str]
+    order: dict[str, Any]
     attempt: int
     step: int = 0
     tokens_seen: int = 0
+    tokens_of: dict[str, int] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and the optimizer's moments, under names that no wrapper changes."""
@@ -48,6 +52,8 @@ class Run:
         return {
             "step": self.step,
             "tokens_seen": self.tokens_seen,
+            "tokens_of": self.tokens_of,
+            "order": self.order,
             "cursor": dataclasses.asdict(self.cursor),
             "random": torch.get_rng_state().numpy().tobytes().hex(),
             "model": dataclasses.asdict(self.model.config),
@@ -60,7 +66,13 @@ class Run:
         load_tensors(checkpoint, self.tensors())
         state = checkpoint.state
         self.step, self.tokens_seen = state["step"], state["tokens_seen"]
-        self.cursor = Cursor(**state["cursor"])
+        self.tokens_of = dict(state["tokens_of"])
+        self.cursor = cursor_of(checkpoint)
         for moments in self.optimizer.state.values():
             moments["step"].fill_(self.step)  # AdamW counts updates per parameter; each has had every one
         torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8))
+
+
+def cursor_of(checkpoint: Committed) -> Cursor:
+    """Where a checkpoint stands in the order of samples. One of an order without mixtures fits no order of today."""
+    return Cursor(**{"mixture": "", "skips": ""} | checkpoint.state["cursor"])

@@ -17,8 +17,10 @@ import yaml  # type: ignore[import-untyped]  # PyYAML ships neither annotations 
 
 from conf import schema
 from conf.exits import ConfigError, DataError
+from data_pipeline.skips import Skip, Skips
 
 FORMAT = 1
+SKIP_LIST = "skip.jsonl"
 _LONGEST_LINE = 64 * 1024  # bytes; far above what we write
 
 
@@ -43,14 +45,7 @@ class RunDirectory:
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"{self.path} is in use by another job on this machine: wait for it to end, or give this run another "
-                "run_id"
-            ) from error
+        self._lock = _lock(self.path, "wait for it to end, or give this run another run_id")
         if (self.path / "config.yaml").is_file():
             before = read_config(self.path)
             refuse_other_identity(before["identity"], self._job, str(self.path))
@@ -80,13 +75,60 @@ class RunDirectory:
 
     def events(self) -> list[dict[str, Any]]:
         """The ledger so far. A last line that a kill cut short is left out."""
-        path = self.path / "events.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return read_lines(self.path / "events.jsonl")
 
     def record(self, event: str, attempt: int, **facts: Any) -> None:
         """Append to the ledger."""
         append_line(self.path / "events.jsonl", {"time": time.time(), "attempt": attempt, "event": event, **facts})
+
+
+def _lock(run: Path, remedy: str) -> int:
+    """An open, locked descriptor; the lock ends with it. Raises DataError where another process holds the run."""
+    with writing(run):
+        lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise DataError(f"{run} is in use by another job on this machine: {remedy}") from error
+    return lock
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep every job out of a run while something is added to it. Raises DataError where one is at work."""
+    lock = _lock(run, "stop it first (it saves), and start it again afterwards")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def existing_run(run: str) -> Path:
+    """The directory of a run that is named by its id or path. Raises DataError where there is none."""
+    path = schema.named_run(run)
+    if not path.is_dir():
+        known = sorted(each.parent.name for each in Path("runs").glob("*/config.yaml"))
+        raise DataError(
+            f"there is no run at {path}: name a run id or a run directory"
+            + (f"; known: {', '.join(known)}" if known else "")
+        )
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines, none where it is missing. A last line that a kill cut short is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_skips(run: Path) -> Skips:
+    """What a run is never fed again. Raises DataError where the list is broken."""
+    path = run / SKIP_LIST
+    try:
+        return Skips(Skip.from_json(line) for line in read_lines(path))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DataError(f"{path} is not a skip list ({error}): restore it from a copy") from error
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:

@@ -19,23 +19,24 @@ TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
 def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss: float, backend: Backend) -> TrainStep:
     """The update as a function of the micro-batches of one step.
 
-    It returns scalars on the device, equal on every process: `loss` (nats per token of the global batch, z-loss
-    included), `grad_norm` (before clipping) and `tokens` (targets that counted).
+    It returns, on the device and equal on every process: `loss` (nats per token of the global batch, z-loss included),
+    `grad_norm` (before clipping), `tokens` (targets that counted) and `counts_K` (the sum of `Batch.counts_K`).
     """
 
     def train_step(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         # Divided by the weight of the *global* batch before backward: the gradient is then the same however documents
         # were packed and however many processes share the work.
         tokens = backend.total(torch.stack([batch.weights_BS.sum() for batch in micro_batches]).sum())
+        counts_K = backend.total(torch.stack([batch.counts_K for batch in micro_batches]).sum(0))
         loss = torch.zeros((), device=backend.device)
         for batch in micro_batches:
-            share = loss_of(model, batch, z_loss) / tokens
+            share = loss_of(model, batch, z_loss) / tokens.clamp(min=1)  # every document of a step may be left out
             share.backward()
             loss += share.detach()
         grad_norm = clip_gradients(model, clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {"loss": backend.total(loss), "grad_norm": grad_norm, "tokens": tokens}
+        return {"loss": backend.total(loss), "grad_norm": grad_norm, "tokens": tokens, "counts_K": counts_K}
 
     return train_step
 

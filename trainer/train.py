@@ -45,7 +45,7 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
     with (
         StopSignal(backend) as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
-        Report(job, run, parts.directory, backend) as report,
+        Report(job, run, parts.directory, parts.stream, backend) as report,
     ):
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
@@ -61,7 +61,7 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
             stopping = stop.agreed()  # asked once: the save and the exit must agree. Waits for the device
-            report.push(run.step, metrics, learning_rate=learning_rate)
+            report.push(run.step, metrics, learning_rate=learning_rate, samples_done=run.cursor.samples_done)
 
             last = stopping or run.step == job.steps
             if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from conf import schema
 
 KEYS = schema.flatten(schema.Job())
-IDENTITY = sorted(schema.identity(schema.Job()))
+IDENTITY = sorted(schema.identity(schema.Job()).keys() - {"data.mixture"})  # a part of a key: see below
 # name and run_id are the readable part of the id itself.
-OTHERS = sorted(set(KEYS) - set(IDENTITY) - {"name", "run_id"})
+OTHERS = sorted(set(KEYS) - set(IDENTITY) - {"name", "run_id", "data.mixture"})
 
 
 def with_value(job: schema.Job, path: str, value: Any) -> schema.Job:
@@ -29,6 +29,8 @@ def with_value(job: schema.Job, path: str, value: Any) -> schema.Job:
 def other_value(path: str) -> Any:
     """A value of the key's own kind that is not its default."""
     default = KEYS[path]
+    if isinstance(default, dict):
+        return {**default, "another": 1.0}
     if isinstance(default, list):
         return [*default, "another"]
     if isinstance(default, (int, float)):
@@ -46,6 +48,7 @@ def test_every_key_has_a_meaning() -> None:
 
     documented(schema.Job)
     documented(schema.Source)
+    documented(schema.Stage)
 
 
 def test_keys_named_in_the_checks_exist() -> None:
@@ -87,6 +90,32 @@ def test_run_id_follows_identity_keys_and_nothing_else(changed: set[str]) -> Non
     for path in changed:
         job = with_value(job, path, other_value(path))
     assert (schema.run_id(job) != schema.run_id(default)) == bool(changed & set(IDENTITY))
+
+
+def test_the_first_stage_of_a_mixture_is_identity_and_later_ones_are_appended() -> None:
+    def run_id(*stages: schema.Stage) -> str:
+        return schema.run_id(with_value(schema.Job(), "data.mixture", list(stages)))
+
+    first = schema.Stage(weights={"web": 1.0})
+    assert run_id(first) == run_id(first, schema.Stage(from_sample=5000, weights={"code": 1.0}))
+    assert run_id(first) != run_id(schema.Stage(weights={"web": 2.0}))
+    assert run_id(schema.Stage()) == run_id()  # every source by its rows, whether it is said or not
+
+
+@pytest.mark.parametrize(
+    ("stages", "problem"),
+    [
+        ([{"from_sample": 5}], "mixture[0].from_sample=5 must be 0"),
+        ([{}, {"from_sample": 7}, {"from_sample": 7}], "mixture[2].from_sample=7 must be at least 8"),
+        ([{"manifest": "a"}], "mixture[0].manifest=a must be null"),
+        ([{"weights": {"a": -1.0}}], "mixture[0].weights.a=-1.0 must be"),
+        ([{"weights": {"a": float("nan")}}], "mixture[0].weights.a=nan must be"),
+        ([{"weights": {"a": 0.0}}], "mixture[0].weights={'a': 0.0} are all 0"),
+    ],
+)
+def test_a_mixture_that_cannot_work_is_refused(stages: list[dict[str, Any]], problem: str) -> None:
+    job = with_value(schema.Job(), "data.mixture", [schema.Stage(**stage) for stage in stages])
+    assert any(problem in found for found in schema.check(job))
 
 
 def test_run_id_reads_name_and_eight_hex_digits() -> None:

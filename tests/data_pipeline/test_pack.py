@@ -7,9 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.pack import pack
+from data_pipeline.pack import Piece, Rows, pack
 
 PACKINGS = ("best_fit", "concat", "pad")
+
+
+def in_rows(packed: Rows) -> list[list[Piece]]:
+    return [list(packed.pieces(row)) for row in range(len(packed))]
 
 
 @given(
@@ -18,7 +22,7 @@ PACKINGS = ("best_fit", "concat", "pad")
     packing=st.sampled_from(PACKINGS),
 )
 def test_every_slot_is_in_exactly_one_row(lengths: list[int], sequence_length: int, packing: str) -> None:
-    rows = pack(np.array(lengths), sequence_length, packing)
+    rows = in_rows(pack(np.array(lengths), sequence_length, packing))
     seen = sorted((p.document, p.start + k) for row in rows for p in row for k in range(p.slots))
     assert seen == [(document, slot) for document, length in enumerate(lengths) for slot in range(length - 1)]
     assert all(0 < sum(piece.slots for piece in row) <= sequence_length for row in rows)
@@ -29,14 +33,16 @@ def test_what_each_packing_says_of_itself(lengths: list[int], sequence_length: i
     tokens = np.array(lengths)
     slots = int((tokens - 1).sum())
     assert len(pack(tokens, sequence_length, "concat")) == -(-slots // sequence_length)  # no fewer rows exist
-    assert all(len(row) == 1 for row in pack(tokens, sequence_length, "pad"))
-    for row in pack(tokens, sequence_length, "best_fit"):
+    assert all(len(row) == 1 for row in in_rows(pack(tokens, sequence_length, "pad")))
+    for row in in_rows(pack(tokens, sequence_length, "best_fit")):
         for piece in row:  # only what is longer than a row is split
             assert lengths[piece.document] - 1 > sequence_length or piece.slots == lengths[piece.document] - 1
 
 
 def test_best_fit_takes_the_smallest_space_that_fits() -> None:
-    rows = pack(np.array([9, 7, 3, 4]) + 1, 12, "best_fit")  # 9, 7 open rows; 4 goes to 7 (free 5), 3 to 9 (free 3)
+    rows = in_rows(
+        pack(np.array([9, 7, 3, 4]) + 1, 12, "best_fit")
+    )  # 9, 7 open rows; 4 goes to 7 (free 5), 3 to 9 (free 3)
     assert [[piece.slots for piece in row] for row in rows] == [[9, 3], [7, 4]]
 
 
@@ -46,6 +52,11 @@ def test_best_fit_fills_rows_of_lognormal_documents(sequence_length: int) -> Non
     lengths = np.clip(random.lognormal(6, 1.2, 16_384).astype(int), 2, None)
     rows = pack(lengths, sequence_length, "best_fit")
     assert (lengths - 1).sum() / (len(rows) * sequence_length) > 0.99
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_no_documents_make_no_rows(packing: str) -> None:
+    assert len(pack(np.array([], dtype=np.int64), 8, packing)) == 0
 
 
 def test_an_unknown_packing_is_an_error() -> None:

@@ -48,6 +48,7 @@ def write_curated(folder: Path, parts: int = 2) -> None:
             "id": [IDS[n] for n in numbers],
             "text": [text(n) for n in numbers],
             "source": ["tales"] * len(numbers),
+            "url": [f"https://example.org/{number}" for number in numbers],
         }
         path = folder / f"part-{part:05d}.parquet"
         pq.write_table(pa.table(columns), path)
@@ -113,7 +114,7 @@ def test_every_document_is_in_the_shards_once_and_held_out_text_is_apart(root: P
 
 def test_the_stream_of_a_job_uses_its_plan(root: Path) -> None:
     summary = tokenize(job(root))
-    assert (root / "tokens" / "plan-S64-best_fit-w4.json").is_file()
+    assert (root / "tokens" / "plan-S64-best_fit-w4.npz").is_file()
     stream = TokenStream(summary["manifest"], sequence_length=64, packing="best_fit", window_blocks=4, seed=0)
     stream.shards.check_tokenizer(Tokenizer.load(root / "tokenizer.model"))
     assert stream.rows_per_epoch == summary["rows"] == len(list(stream.epoch(micro_batch=1)))
@@ -132,7 +133,7 @@ def test_the_same_text_gives_the_same_bytes(root: Path, monkeypatch: pytest.Monk
 def test_any_amount_of_text_is_shuffled_within_256_open_files(tmp_path: Path) -> None:
     """A petabyte, on paper: enough documents of each split to open every bucket, in a process that may open no more."""
     empty = np.zeros(2, np.int32)
-    shuffled = tokenize_text._Shuffled(tmp_path, text_bytes=10**15)
+    shuffled = tokenize_text._Shuffled(tmp_path, text_bytes={"s": 10**15})
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 256, limits[1]))
     try:
@@ -155,7 +156,7 @@ def test_a_second_run_does_nothing(root: Path) -> None:
 def test_another_sequence_length_only_adds_its_plan(root: Path) -> None:
     tokenize(job(root))
     tokenize(job(root, data__sequence_length=32))
-    assert (root / "tokens" / "held_out" / "plan-S32-best_fit-w4.json").is_file()
+    assert (root / "tokens" / "held_out" / "plan-S32-best_fit-w4.npz").is_file()
 
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(root: Path) -> None:
@@ -201,8 +202,8 @@ def test_shards_that_lost_their_tokenizer_name_remedies_that_work(root: Path) ->
     copy = (root / "tokenizer.model").rename(root / "copy.model")
     with pytest.raises(
         ConfigError,
-        match=r"tokenizer\.output=.*tokenizer\.model, the tokenizer of the complete shards in tokenize\.output=.*tokens, "
-        r"is missing: set tokenizer\.model to a copy of it \(sha256 [0-9a-f]{64}\), or remove .*tokens to make both",
+        match=r"tokenizer\.output=.*tokenizer\.model, the tokenizer of the complete shards in tokenize\.output=.*tokens"
+        r", is missing: set tokenizer\.model to a copy of it \(sha256 [0-9a-f]{64}\), or remove .*tokens to make both",
     ):
         tokenize(job(root))
     assert tokenize(job(root, tokenizer__model=str(copy))) == first | {"tokenizer": str(copy)}
@@ -214,7 +215,7 @@ def test_shards_that_lost_their_tokenizer_name_remedies_that_work(root: Path) ->
 def test_a_failure_after_the_shards_does_not_deny_them(root: Path) -> None:
     """The plan cannot be written where a folder is in its way."""
     tokenize(job(root))
-    (root / "tokens" / "plan-S32-best_fit-w4.json.partial").mkdir()
+    (root / "tokens" / "plan-S32-best_fit-w4.npz.partial").mkdir()
     with pytest.raises(
         DataError, match=r"cannot write .*\.partial \(.*: the shards of .*tokens are complete; free space"
     ):

@@ -56,7 +56,9 @@ def documents(count: int) -> list[str]:
 def write_curated(folder: Path, texts: list[str]) -> None:
     """Curated text as the job `curate` leaves it, as far as `tokenize` reads it."""
     folder.mkdir(parents=True)
-    columns = {"id": [f"d{n}" for n in range(len(texts))], "text": texts, "source": ["invented"] * len(texts)}
+    ids = [f"d{n}" for n in range(len(texts))]
+    urls = [f"https://example.org/{name}" for name in ids]
+    columns = {"id": ids, "text": texts, "source": ["invented"] * len(texts), "url": urls}
     pq.write_table(pa.table(columns), folder / "part-00000.parquet")
     data = (folder / "part-00000.parquet").read_bytes()
     file = {

@@ -102,7 +102,7 @@ def test_shard_bytes_that_differ_stop_training_and_keep_what_was_saved(inside, d
     code, said = inside("bad", "steps=200", "checkpoint.every=1", f"data.workers={workers}", "optim.peak_lr=1e-4")
     assert code == 79
     assert re.search(
-        r"shard-\d+\.tar, bytes [\d,]+ to [\d,]+ \(block \d+\): the bytes are not those of the manifest", said
+        r"shard-\d+\.tar, bytes [\d,]+ to [\d,]+ \(block \d+\) cannot be read \(the bytes are not those of", said
     )
     assert "copy the shards again from where they were made" in said
     assert "Traceback" not in said

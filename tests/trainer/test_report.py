@@ -12,12 +12,16 @@ KEYS = {
     "step", "attempt", "time", "loss", "tokens_seen", "learning_rate", "grad_norm", "step_seconds", "data_seconds",
     "tokens_per_second", "mfu", "memory_bytes",
 }  # fmt: skip
+EXTRAS = {
+    "samples_done", "tokens/invented", "planned_tokens/invented", "storage/retries", "storage/refetched",
+    "storage/quarantined", "storage/bytes_fetched",
+}  # fmt: skip
 
 
 def test_every_line_has_the_keys_of_the_contract(alone) -> None:
     assert [line["step"] for line in alone.lines] == list(range(1, 21))
     for line in alone.lines:
-        assert set(line) - {"held_out_loss"} == KEYS
+        assert set(line) - {"held_out_loss"} == KEYS | EXTRAS
         assert line["mfu"] is None  # the peak of this device is not known
         assert line["attempt"] == 1
         assert 0 <= line["data_seconds"] <= line["step_seconds"]
@@ -27,6 +31,11 @@ def test_every_line_has_the_keys_of_the_contract(alone) -> None:
     assert times == sorted(times)
     seen = alone.column("tokens_seen")
     assert all(0 < b - a <= 768 for a, b in zip([0, *seen], seen, strict=False))  # weights, without padding
+    assert alone.column("tokens/invented") == seen
+    assert alone.column("samples_done") == [12 * step for step in range(1, 21)]
+    # One document a row, about half of a mean's length apart: four deviations of the mean of 240 rows.
+    assert alone.column("planned_tokens/invented")[-1] == pytest.approx(seen[-1], rel=4 * 0.55 / math.sqrt(240))
+    assert alone.column("storage/bytes_fetched")[-1] > 0
 
 
 def test_it_learns(alone) -> None:

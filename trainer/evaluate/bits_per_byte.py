@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from conf.exits import DataError
-from data_pipeline.pack import Row, pack
+from data_pipeline.pack import Rows, pack
 from data_pipeline.reader import Shards
+from data_pipeline.rows import Row, fill
 from data_pipeline.stream import documents
 from data_pipeline.tokenizer import Tokenizer
 from trainer.model import Gemma
@@ -68,27 +68,21 @@ def bits_per_byte(
 def _nats(model: Gemma, group: list[np.ndarray], sequence_length: int, batch_tokens: int) -> float:
     lengths = np.array([len(tokens) for tokens in group])
     S = min(sequence_length, int(lengths.max()) - 1)  # short documents need no long rows
-    rows = iter(pack(lengths, S, "best_fit"))
+    rows, size = pack(lengths, S, "best_fit"), max(1, batch_tokens // S)
     device = next(model.parameters()).device
     total = 0.0
-    while batch := list(itertools.islice(rows, max(1, batch_tokens // S))):
-        total += model(*(array.to(device) for array in _tensors(group, batch, S))).double().item()
+    for first in range(0, len(rows), size):
+        numbers = range(first, min(first + size, len(rows)))
+        filled = fill((_row(group, rows, number) for number in numbers), len(numbers), S)
+        arrays = (filled.tokens_BS, filled.segments_BS, filled.positions_BS, filled.targets_BS, filled.weights_BS)
+        total += model(*(torch.from_numpy(array).to(device) for array in arrays)).double().item()
     return total
 
 
-def _tensors(group: list[np.ndarray], rows: list[Row], S: int) -> Iterator[torch.Tensor]:
-    """tokens, segments, positions, targets, weights: each [B, S], in the order the model takes them."""
-    shape = (len(rows), S)
-    tokens_BS, targets_BS = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    segments_BS, positions_BS = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for line, row in enumerate(rows):
-        slot = 0
-        for segment, (document, start, slots) in enumerate(row, start=1):
-            here = slice(slot, slot + slots)
-            tokens_BS[line, here] = group[document][start : start + slots]
-            targets_BS[line, here] = group[document][start + 1 : start + slots + 1]
-            segments_BS[line, here] = segment
-            positions_BS[line, here] = np.arange(slots)
-            slot += slots
-    weights_BS = (segments_BS > 0).astype(np.float32)
-    yield from map(torch.from_numpy, (tokens_BS, segments_BS, positions_BS, targets_BS, weights_BS))
+def _row(group: list[np.ndarray], rows: Rows, number: int) -> Row:
+    pieces = list(rows.pieces(number))
+    return Row(
+        [group[piece.document] for piece in pieces],
+        [piece.start for piece in pieces],
+        [piece.slots for piece in pieces],
+    )

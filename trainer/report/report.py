@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from conf import schema
 from conf.exits import DivergedError
+from data_pipeline.stream import TokenStream
 from trainer.backend import Backend
 from trainer.model.config import flops_per_token
 from trainer.report.terminal import Terminal
@@ -28,11 +30,14 @@ class Report:
     """The metrics of a run. Every process has one, since every process must stop at a loss that is not a number; only
     the first writes."""
 
-    def __init__(self, job: schema.Job, run: Run, directory: RunDirectory, backend: Backend) -> None:
-        self._job, self._run, self._directory, self._backend = job, run, directory, backend
+    def __init__(
+        self, job: schema.Job, run: Run, directory: RunDirectory, stream: TokenStream, backend: Backend
+    ) -> None:
+        self._job, self._run, self._directory, self._stream, self._backend = job, run, directory, stream, backend
         self._pending: tuple[int, dict[str, Tensor], dict[str, float], dict[str, float]] | None = None
         self._flops = flops_per_token(run.model.config, job.data.sequence_length)
         self._started = self._data_seconds = 0.0
+        self._storage: Counter[str] = Counter()  # what reading suffered in this attempt, on all processes
         self._terminal: Terminal | None = None
         self._tracker: Tracker | None = None
 
@@ -82,7 +87,7 @@ class Report:
         if self._pending is None:
             return
         (step, metrics, known, extras), self._pending = self._pending, None
-        values = {name: value.item() for name, value in metrics.items()}
+        values = {name: value.item() for name, value in metrics.items() if name != "counts_K"}
         self._run.tokens_seen += round(values.pop("tokens"))
         for name in ("loss", "grad_norm"):
             if not math.isfinite(values[name]):
@@ -104,9 +109,27 @@ class Report:
                 "tokens_per_second": tokens_per_second,
                 "mfu": tokens_per_second * self._flops / (peak * self._backend.world.size) if peak else None,
                 "memory_bytes": self._backend.memory_bytes(),
+                **self._data_extras(metrics["counts_K"].tolist(), int(known["samples_done"])),
                 **extras,
             },
         )
+
+    def _data_extras(self, counts: list[int], samples_done: int) -> dict[str, float]:
+        """Tokens of each source so far, planned and actual, and what reading suffered; counts the step's."""
+        seen = self._run.tokens_of
+        for name, count in zip(self._stream.count_names, counts, strict=True):
+            if name.startswith("tokens/"):
+                source = name.removeprefix("tokens/")
+                seen[source] = seen.get(source, 0) + count
+            else:
+                self._storage[name] += count
+        planned = self._stream.planned_tokens(samples_done)
+        return {
+            "samples_done": samples_done,
+            **{f"tokens/{source}": count for source, count in seen.items()},
+            **{f"planned_tokens/{source}": round(count) for source, count in planned.items()},
+            **self._storage,
+        }
 
     def event(self, event: str, **facts: Any) -> None:
         """Append to the run's ledger, and say it in the terminal."""
