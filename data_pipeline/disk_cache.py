@@ -35,9 +35,10 @@ class DiskCache:
         path = self._path(sha256)
         try:
             data = path.read_bytes()
-            os.utime(path)  # used: the last to be evicted
         except OSError:  # never written, or evicted by another process
             return None
+        with contextlib.suppress(OSError):  # a folder that is only read from is of use, too
+            os.utime(path)  # used: the last to be evicted
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
         self.quarantine(data, sha256)
@@ -60,7 +61,8 @@ class DiskCache:
         folder = self.folder / "quarantine"
         if self._write(folder / f"{sha256}-{time.time_ns()}", data):
             for old in sorted(folder.iterdir(), key=lambda path: path.name.rsplit("-", 1)[-1])[:-_KEPT_EVIDENCE]:
-                old.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    old.unlink()
 
     def _path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256

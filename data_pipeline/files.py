@@ -33,6 +33,7 @@ PROTOCOLS = {
     "file": None, "local": None, "memory": None, "http": "http", "https": "http", "gs": "gcs", "gcs": "gcs", "s3": "s3",
     "s3a": "s3", "hf": "hf",
 }  # fmt: skip
+_HTTP = ("http", "https")
 _CHANCE = random.Random()  # of its own, so that waiting does not move the random numbers of a run
 
 
@@ -64,13 +65,21 @@ class Counts:
     failed_cache_writes: int = 0
 
 
+class MissingError(DataError):
+    """The storage says that there is no such file."""
+
+
 @dataclass
 class Files:
-    """The files of a folder. `local` where it is on this machine's file systems; then no cache is used."""
+    """The files of a folder. `local` where it is on this machine's file systems; then no cache is used.
 
-    url: str
+    query   what stands behind the ? of every URL of the folder, where a server asks for a token
+    """
+
+    url: str = field(repr=False)  # may hold a password
     local: bool
     cache: DiskCache | None = None
+    query: str = field(default="", repr=False)
     counts: Counts = field(default_factory=Counts)
 
     @classmethod
@@ -83,8 +92,12 @@ class Files:
         folder, _, name = path.rpartition("/")
         if protocol is None:
             return cls(folder or ("/" if path.startswith("/") else "."), True), name
+        query = ""
+        if protocol in _HTTP:
+            path, _, query = path.partition("?")
+            folder, _, name = path.rpartition("/")
         _filesystem(protocol)  # that it can be had is known before anything starts
-        return cls(f"{protocol}://{folder}", False, cache), name
+        return cls(f"{protocol}://{folder}", False, cache, query), name
 
     def read(self, name: str, sha256: str | None = None, remedy: str = "") -> bytes:
         """A whole file. Raises DataError where it is not to be had, or is not what its digest says."""
@@ -94,10 +107,8 @@ class Files:
         """A whole file as `read` gives it; None where the storage says that there is none."""
         try:
             return self.read(name, sha256, remedy)
-        except DataError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
+        except MissingError:
+            return None
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range, fetched together and verified. Raises DataError."""
@@ -133,7 +144,7 @@ class Files:
                 raise DataError(f"{self.url} cannot be listed ({error.strerror})") from error
         protocol, folder = split(self.url)
         assert protocol is not None
-        if protocol in ("http", "https"):
+        if protocol in _HTTP:
             return None
         for tries in range(_TRIES):
             try:
@@ -151,7 +162,7 @@ class Files:
         if "://" in name or name.startswith(("/", "pipe:")):
             return split(name)
         protocol, folder = split(self.url)
-        return protocol, f"{folder}/{name}"
+        return protocol, f"{folder}/{name}" + (f"?{self.query}" if self.query else "")
 
     def _is_local(self, name: str) -> bool:
         return self._place(name)[0] is None
@@ -162,7 +173,11 @@ class Files:
         before = self.cache.quarantined
         data = self.cache.get(wanted.sha256)
         self.counts.quarantined += self.cache.quarantined - before
-        self.counts.cache_hits += data is not None
+        if data is None or (
+            wanted.start is not None and wanted.end is not None and len(data) != wanted.end - wanted.start
+        ):
+            return None
+        self.counts.cache_hits += 1
         return data
 
     def _keep(self, wanted: Range, data: bytes) -> bytes:
@@ -186,7 +201,9 @@ class Files:
             paths = [_path_for(*self._place(wanted.name)) for wanted in own]
             starts, ends = [wanted.start for wanted in own], [wanted.end for wanted in own]
             filesystem = _filesystem(protocol)
-            together = {"batch_size": _AT_ONCE} if filesystem.async_impl else {}
+            together: dict[str, Any] = {"batch_size": _AT_ONCE} if filesystem.async_impl else {}
+            if protocol == "hf":
+                together = {"cache_type": "none"}  # its default reads 5 MB beyond each range
             try:
                 got = filesystem.cat_ranges(paths, starts, ends, on_error="return", **together)
                 answers |= dict(zip(own, got, strict=True))
@@ -218,10 +235,12 @@ class Files:
         what = f" ({wanted.what})" if wanted.what else ""
         place = redacted(path if protocol is None else f"{protocol}://{path}")
         remedy = f": {wanted.remedy}" if wanted.remedy else ""
-        error = DataError(
+        kind = MissingError if isinstance(answer, FileNotFoundError) else DataError
+        error = kind(
             f"{place}{bounds}{what} cannot be read ({fault}; {tries} {'try' if tries == 1 else 'tries'}){remedy}"
         )
-        error.__cause__ = answer if isinstance(answer, Exception) else None
+        if isinstance(answer, Exception) and redacted(str(answer)) == str(answer):  # a traceback shows its cause, too
+            error.__cause__ = answer
         return error
 
 
@@ -229,7 +248,7 @@ def split(url: str) -> tuple[str | None, str]:
     """Protocol and path of a URL; the protocol of a local path is None. Raises ConfigError for what may not be read."""
     if url.startswith("pipe:"):
         raise ConfigError(f"{redacted(url)} would run a command: no shell is ever run to read data; name a path or URL")
-    if "::" in url or (protocol := _protocol(url)) not in {None, *PROTOCOLS}:
+    if re.search(r"^[^/]*::|::\w+://", url) or (protocol := _protocol(url)) not in {None, *PROTOCOLS}:
         raise ConfigError(
             f"{redacted(url)} is not read: name a path, or a URL that begins with one of "
             f"{', '.join(f'{known}://' for known in PROTOCOLS)}"
@@ -256,19 +275,20 @@ def _protocol(url: str) -> str | None:
 
 def _path_for(protocol: str | None, path: str) -> str:
     """A path as its file system wants it."""
-    return f"{protocol}://{path}" if protocol in ("http", "https") else path
+    return f"{protocol}://{path}" if protocol in _HTTP else path
 
 
 def _filesystem(protocol: str) -> Any:
     """fsspec's file system, which it keeps for the next time."""
     options: dict[str, Any] = {}
     try:
-        if protocol in ("http", "https"):
+        if protocol in _HTTP:
             import aiohttp
 
             # fsspec's own limit is five minutes for a whole answer, which cuts large ones and waits long for dead ones.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_STALL_SECONDS, sock_read=_STALL_SECONDS)
             options["client_kwargs"] = {"timeout": timeout}
+            options["headers"] = {"Accept-Encoding": "identity"}  # a range of a compressed answer is another range
         return fsspec.filesystem(protocol, **options)
     except ImportError as error:
         extra = PROTOCOLS[protocol]

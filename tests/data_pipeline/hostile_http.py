@@ -22,6 +22,7 @@ class HostileServer:
         self.faults: dict[str, deque[str]] = defaultdict(deque)
         self.always: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
+        self.queries: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -49,8 +50,9 @@ class HostileServer:
                 self.do_GET()
 
             def do_GET(self) -> None:
-                path = self.path.split("?")[0].lstrip("/")
+                path, _, query = self.path.lstrip("/").partition("?")
                 outer.requests[path] += 1
+                outer.queries.append(query)
                 own = outer.faults[path]
                 fault = own.popleft() if own else outer.always.get(path, "")
                 file = outer.folder / path

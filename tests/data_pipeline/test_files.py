@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from conf.exits import ConfigError, DataError
 from data_pipeline import files as module
 from data_pipeline.disk_cache import DiskCache
-from data_pipeline.files import Files, Range, redacted
+from data_pipeline.files import Files, Range, redacted, split
 from tests.data_pipeline.hostile_http import HostileServer
 
 DATA = os.urandom(200_000)
@@ -134,6 +135,13 @@ def test_two_buckets_with_the_same_file_names_do_not_collide(server: HostileServ
     assert read == [b"one" * 1000, b"two" * 1000]
 
 
+def test_a_token_of_the_manifest_goes_with_every_file(server: HostileServer) -> None:
+    storage, name = Files.open(f"{server.url}/m.json?sig=abc")
+    assert name == "m.json"
+    assert storage.read_ranges(RANGES) == [DATA[r.start : r.end] for r in RANGES]
+    assert set(server.queries) == {"sig=abc"}
+
+
 def test_a_server_that_sends_the_whole_file_is_understood(server: HostileServer) -> None:
     server.always["a.tar"] = "whole"
     assert opened(server).read_ranges(RANGES) == [DATA[r.start : r.end] for r in RANGES]
@@ -146,6 +154,11 @@ def test_no_shell_is_ever_run(url: str) -> None:
         Files.open(url)
     with pytest.raises(ConfigError, match=r"no shell is ever run"):
         Files.open("/tmp/manifest.json")[0].read_ranges([Range(url, 0, 1, None)])
+
+
+def test_addresses_with_colons_are_no_chains() -> None:
+    assert split("http://[::1]:80/a") == ("http", "[::1]:80/a")
+    assert split("/data/a::b/manifest.json") == (None, "/data/a::b/manifest.json")
 
 
 @pytest.mark.parametrize("url", ["simplecache::http://h/a", "ssh://h/a", "github://o:r@/a", "zip://a::file://b"])
@@ -163,10 +176,13 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_secrets_are_not_told(server: HostileServer) -> None:
     server.always["a.tar"] = "403"
     storage, _ = Files.open(server.url.replace("//", "//me:hunter2@") + "/a.tar")
-    with pytest.raises(DataError, match=r"a\.tar") as caught:
-        storage.read("a.tar?token=s3cr3t")
-    assert "hunter2" not in str(caught.value)
-    assert "s3cr3t" not in str(caught.value)
+    for fault in ("403", "404", "500"):
+        server.always["a.tar"] = fault
+        with pytest.raises(DataError, match=r"a\.tar") as caught:
+            storage.read("a.tar?token=s3cr3t")
+        told = "".join(traceback.format_exception(caught.value, chain=True)) + repr(storage)
+        assert "hunter2" not in told.replace('storage.read("', "")
+        assert "=s3cr3t" not in told.replace('read("a.tar?token=s3cr3t")', "")
     assert redacted("see http://u:p@h/x?sig=abc, again") == "see http://...@h/x?..., again".replace(", again", " again")
 
 
