@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tpu test check test-tpu demo
+.PHONY: help setup setup-tpu setup-bench test check test-tpu demo bench
 
 shared := $(abspath $(CURDIR)/../shared)
 export GEMCUTTER_BENCHMARKS ?= $(shared)/benchmarks
@@ -14,16 +14,20 @@ export GEMCUTTER_SCHEMAS ?= $(shared)/schemas
 digest = $(shell cat $(1) | cat - <(echo $(CURDIR)) | sha256sum | cut -c1-16)
 stamp := .venv/.made-$(call digest,pyproject.toml constraints.txt)
 stamp_tpu := .venv-tpu/.made-$(call digest,pyproject.toml constraints-tpu.txt)
+peers := litdata mosaicml-streaming
+stamps_bench := $(foreach peer,$(peers),.venv-bench/$(peer)/.made-$(call digest,tests/bench/peers/$(peer).txt))
 
 help:
 	@echo "make demo       raw text to an evaluated model on this machine, in minutes"
 	@echo "make test       every test but those for TPUs"
 	@echo "make check      format, lint and types"
 	@echo "make test-tpu   XLA tests on 4 virtual devices"
-	@echo "make setup      .venv (the others do this themselves); make setup-tpu: .venv-tpu"
+	@echo "make bench      figures beside those of peers, into runs/bench; NAME=loader for one of them"
+	@echo "make setup      .venv (the others do this themselves); make setup-tpu: .venv-tpu; make setup-bench: .venv-bench"
 
 setup: $(stamp)
 setup-tpu: $(stamp_tpu)
+setup-bench: $(stamps_bench)
 
 $(stamp):
 	.ci/python -m venv .venv
@@ -39,6 +43,14 @@ $(stamp_tpu):
 	.venv-tpu/bin/python -m pip install --quiet --no-deps --editable .
 	rm -f .venv-tpu/.made-* && touch $@
 
+# An environment for each peer, as their pins differ from ours. torch comes first, so that the CPU wheel is there before
+# anything else asks for a torch.
+$(stamps_bench):
+	.ci/python -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet "$$(grep '^torch==' tests/bench/peers/$(notdir $(@D)).txt)"
+	$(@D)/bin/python -m pip install --quiet --requirement tests/bench/peers/$(notdir $(@D)).txt
+	rm -f $(@D)/.made-* && touch $@
+
 test: setup
 	.venv/bin/python -m pytest
 
@@ -49,6 +61,11 @@ check: setup
 
 test-tpu: setup-tpu
 	PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 .venv-tpu/bin/python -m pytest tests/xla
+
+# A peer that cannot be installed does not stop the others: it stands among the errors of the report.
+bench: setup
+	-$(MAKE) --keep-going setup-bench
+	.venv/bin/python -m tests.bench $(NAME)
 
 demo: setup
 	.venv/bin/gemcutter demo

@@ -71,6 +71,9 @@ class Tokenizer:
 @dataclass
 class Tokenize:
     input: str = key("data/${name}/text", "folder of curated Parquet")
+    webdataset: list[Source] = key(
+        [], "WebDataset tars of .txt or .json samples to index where they lie, instead of curated text: name and paths"
+    )
     output: str = key("data/${name}/tokens", "folder of token shards; held-out documents go to its folder `held_out`")
     held_out: float = key(0.005, "fraction of documents, chosen by a hash of their id, that is never trained on")
     shard_tokens: int = key(64 * 2**20, "tokens per shard, about")
@@ -302,6 +305,14 @@ def check(job: Job) -> list[str]:
             problems.append(f"curate.sources[{index}].paths is empty: name at least one glob")
         elif source.kind == "huggingface" and not source.dataset:
             problems.append(f"curate.sources[{index}].dataset is empty: name a dataset or a local dataset folder")
+    for index, source in enumerate(job.tokenize.webdataset):
+        if not source.name or not source.paths:
+            problems.append(
+                f"tokenize.webdataset[{index}] needs a name and paths of tars, such as {{name: web, paths: [a.tar]}}"
+            )
+    names = [source.name for source in job.tokenize.webdataset]
+    if len(set(names)) < len(names):
+        problems.append(f"tokenize.webdataset names a source twice ({', '.join(names)}): give each all its paths")
     if problems:
         return problems  # the sums below would only repeat them
     return _check_mixture(job.data) + (_check_mesh(job) or _check_batch(job))

@@ -17,6 +17,10 @@ def main(kind: str, overrides: list[str]) -> int:
             from data_pipeline.curate import curate
 
             summary = curate(job)
+        elif job.tokenize.webdataset:
+            from data_pipeline.webdataset_index import index_webdataset
+
+            summary = index_webdataset(job)
         else:
             from data_pipeline.tokenize_text import tokenize
 

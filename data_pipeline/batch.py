@@ -58,14 +58,17 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """This batch on a device; the copy overlaps computation where the tensors are pinned."""
-        return self.each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
         """This batch in page-locked memory, from which a GPU copies by itself."""
-        return self.each(Tensor.pin_memory)
+        return self._each(Tensor.pin_memory)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """This batch with every tensor changed."""
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the batch."""
+        return [value for value in vars(self).values() if isinstance(value, Tensor)]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }

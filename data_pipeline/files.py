@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import fsspec
 
@@ -109,6 +109,18 @@ class Files:
             return self.read(name, sha256, remedy)
         except MissingError:
             return None
+
+    def path(self, name: str, sha256: str) -> Path | None:
+        """Where a file with this digest lies on this machine, read through but not kept in memory; None where it has
+        to be fetched, is not there, or is another."""
+        protocol, path = self._place(name)
+        try:
+            if protocol is None:
+                with open(path, "rb") as file:
+                    return Path(path) if hashlib.file_digest(file, "sha256").hexdigest() == sha256 else None
+        except OSError:
+            pass  # whoever reads it then is told what is wrong
+        return None
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """The bytes of each range, fetched together and verified. Raises DataError."""
@@ -256,6 +268,17 @@ def split(url: str) -> tuple[str | None, str]:
     if protocol in (None, "file", "local"):
         return None, url.split("://", 1)[-1]
     return protocol, url.split("://", 1)[1]
+
+
+def open_file(url: str) -> IO[bytes]:
+    """A file to be read from anywhere in it, not retried or verified: for making an index, not for training."""
+    protocol, path = split(url)
+    try:
+        if protocol is None:
+            return open(path, "rb")
+        return _filesystem(protocol).open(_path_for(protocol, path), "rb")
+    except Exception as error:  # noqa: BLE001  # as in `_fetch`
+        raise DataError(f"{redacted(url)} cannot be opened ({said(error)})") from None
 
 
 def redacted(text: str) -> str:

@@ -77,7 +77,7 @@ class Mixture:
         return None
 
     def _stage(self, sample: int) -> int:
-        return bisect_right(self._firsts, sample) - 1
+        return bisect_right(self._firsts, sample) - 1 if len(self._firsts) > 1 else 0
 
     def _counts(self, stage: int, sample: int) -> list[int]:
         counts = list(self._before[stage])

@@ -43,7 +43,8 @@ class Order:
     def place(self, sample: int) -> Place:
         """Source, epoch, window and row of a sample (0, 1, ...)."""
         source, number = self.mixture.locate(sample)
-        return Place(source, *self._sources[source].place(number))
+        turn, within = self._sources[source].turn(number)
+        return Place(source, turn.epoch, turn.window, turn.rows[within])
 
     def samples(self, source: int, window: int, row: int, before: int) -> Iterator[int]:
         """Every sample below `before` that is this row of this window, one an epoch."""
@@ -71,12 +72,12 @@ class _Source:
         self._visits: _Visits | None = None
         self._turn = _Turn(0, 0, 0, [])
 
-    def place(self, number: int) -> tuple[int, int, int]:
-        """Epoch, window and row of the source's `number`-th sample."""
+    def turn(self, number: int) -> tuple[_Turn, int]:
+        """The visit to a window that holds the source's `number`-th sample, and the sample's number within it."""
         turn = self._turn
         if not 0 <= number - turn.first < len(turn.rows):
             turn = self._turn = self._turn_of(number)
-        return turn.epoch, turn.window, turn.rows[number - turn.first]
+        return turn, number - turn.first
 
     def _turn_of(self, number: int) -> _Turn:
         epoch, offset = divmod(number, self.rows_per_epoch)

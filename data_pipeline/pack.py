@@ -86,25 +86,29 @@ def _concat(slots_D: np.ndarray, sequence_length: int) -> Rows:
 
 def _best_fit(documents_P: np.ndarray, starts_P: np.ndarray, slots_P: np.ndarray, sequence_length: int) -> Rows:
     by_size_P = np.argsort(-slots_P, kind="stable")
-    full = int(np.count_nonzero(slots_P == sequence_length))  # each a row of its own, and first by size
-    rows = full
-    row_of: list[int] = list(range(full))
+    sizes, counts = np.unique(slots_P, return_counts=True)
+    row_of: list[int] = []
+    rows = 0
     by_free: list[list[int]] = [[] for _ in range(sequence_length)]  # rows with so many free slots
     occupied = 0  # bit f is set where by_free[f] has a row: the smallest free space that fits is one bit operation
-    for slots in slots_P[by_size_P[full:]].tolist():
-        if fitting := occupied >> slots:
-            free = slots + (fitting & -fitting).bit_length() - 1
-            candidates = by_free[free]
-            row = candidates.pop()
-            if not candidates:
-                occupied ^= 1 << free
-        else:
-            free, row = sequence_length, rows
-            rows += 1
-        row_of.append(row)
-        if free := free - slots:
-            by_free[free].append(row)
-            occupied |= 1 << free
+    for slots, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        while count:
+            if fitting := occupied >> slots:
+                free = slots + (fitting & -fitting).bit_length() - 1
+                candidates = by_free[free]
+                row = candidates.pop()
+                if not candidates:
+                    occupied ^= 1 << free
+            else:
+                free, row = sequence_length, rows
+                rows += 1
+            # What is left of the smallest space that fits is smaller still: the next of this size goes there, too.
+            placed = min(count, free // slots)
+            row_of += [row] * placed
+            count -= placed
+            if free := free - placed * slots:
+                by_free[free].append(row)
+                occupied |= 1 << free
     row_of_P = np.array(row_of, dtype=np.int64)
     order_P = by_size_P[np.argsort(row_of_P, kind="stable")]
     return Rows(

@@ -14,6 +14,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from conf.exits import ConfigError, DataError
 from data_pipeline.disk_cache import DiskCache
 from data_pipeline.files import Files, Range, redacted
+from data_pipeline.samples import Sample, read_samples
 from data_pipeline.shards import FORMAT, BlockEntry, index_name
 from data_pipeline.tokenizer import Tokenizer
 
@@ -77,16 +79,28 @@ class Shards:
     num_blocks: int
     sources: list[Source]
     files: Files
+    tokenizer: Tokenizer | None  # what texts become tokens with, where blocks hold texts
+    skippable: bool
     _dtype: np.dtype
+    _text_fields: dict[str, str]  # of each source of texts
     _table: _Table
     _indexes: OrderedDict[int, _Index] = field(default_factory=OrderedDict)  # by shard, the latest used last
     _held: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict)  # tokens by block, the latest used last
     _held_bytes: int = 0
 
     @classmethod
-    def open(cls, manifest: str, cache: DiskCache | None = None) -> Shards:
+    def open(
+        cls,
+        manifest: str,
+        cache: DiskCache | None = None,
+        tokenizer: Tokenizer | None = None,
+        *,
+        skippable: bool = False,
+    ) -> Shards:
         """Open by the path or URL of the manifest; `cache` keeps what is read of remote shards on this host's disk.
 
+        Shards that are an index of texts need the tokenizer to be read, but not to be planned or searched. Of shards
+        that a run trains on, a broken block is `skippable`: an error says so.
         Raises DataError where a file is missing, broken, written by a newer version, or not of its recorded size.
         """
         files, name = Files.open(str(manifest), cache)
@@ -111,7 +125,10 @@ class Shards:
                 num_blocks=header["totals"]["blocks"],
                 sources=_sources(header["sources"]),
                 files=files,
+                tokenizer=tokenizer,
+                skippable=skippable,
                 _dtype=np.dtype(header["tokens"]),
+                _text_fields=header.get("text_fields", {}),
                 _table=table,
             )
         except (KeyError, TypeError) as error:
@@ -155,7 +172,7 @@ class Shards:
         missing = [block for block in wanted if block not in found]
         entries = [self.entry(block) for block in missing]
         for block, entry, data in zip(missing, entries, self._fetch(missing, entries), strict=True):
-            found[block] = self._held[block] = self._tokens(entry, data)
+            found[block] = self._held[block] = self._tokens(block, entry, data)
             self._held_bytes += self._held[block].nbytes
         for block in wanted:
             self._held.move_to_end(block)
@@ -168,13 +185,18 @@ class Shards:
         for number in range(first, self.num_blocks if stop is None else stop):
             entry = self.entry(number)
             (data,) = self._fetch([number], [entry])
-            ids, urls = _meta(entry.file, data)
-            yield Block(number, entry.lengths, self._tokens(entry, data), ids, urls, self.source_of(number).name)
+            ids, urls = self._meta(number, entry, data)
+            source = self.source_of(number).name
+            yield Block(number, entry.lengths, self._tokens(number, entry, data), ids, urls, source)
+
+    def meta(self, block: int) -> tuple[list[str], list[str]]:
+        """Ids and URLs of the documents of a block."""
+        entry = self.entry(block)
+        return self._meta(block, entry, self._fetch([block], [entry])[0])
 
     def ids(self, block: int) -> list[str]:
         """Ids of the documents of a block."""
-        entry = self.entry(block)
-        return _meta(entry.file, self._fetch([block], [entry])[0])[0]
+        return self.entry(block).ids or self.meta(block)[0]
 
     def source_of(self, block: int) -> Source:
         """The source whose documents a block holds."""
@@ -186,6 +208,10 @@ class Shards:
         shard, within = self._table.find(block)
         return self._table.row(shard)["name"], within
 
+    def block_name(self, number: int, entry: BlockEntry) -> str:
+        """What people call a block: file and number, and which shards, since others of a mixture may be named alike."""
+        return f"{entry.file.rsplit('/', 1)[-1]}:{number}@{self.sha256[:8]}"
+
     def beside(self, name: str) -> bytes | None:
         """The bytes of another file of the folder, None where there is none."""
         return self.files.find(name)
@@ -193,14 +219,43 @@ class Shards:
     def _fetch(self, blocks: Sequence[int], entries: Sequence[BlockEntry]) -> list[bytes]:
         ranges = []
         for number, entry in zip(blocks, entries, strict=True):
-            name = entry.file.rsplit("/", 1)[-1]
-            remedy = f"{_REMEDY}; or train on without its documents: `gemcutter skip RUN --block {name}:{number}`"
+            remedy = _REMEDY
+            if self.skippable:
+                name = self.block_name(number, entry)
+                remedy += f"; or train on without its documents: `gemcutter skip RUN --block {name}`"
             end = entry.offset + entry.size
             ranges.append(Range(entry.file, entry.offset, end, entry.sha256, f"block {number}", remedy))
         return self.files.read_ranges(ranges)
 
-    def _tokens(self, entry: BlockEntry, data: bytes) -> np.ndarray:
+    def _meta(self, number: int, entry: BlockEntry, data: bytes) -> tuple[list[str], list[str]]:
+        if entry.tokens_at < 0:
+            samples = self._samples(number, entry, data)
+            return [sample.id for sample in samples], [sample.url for sample in samples]
+        (members,) = group_by_keys(tar_file_expander([{"url": entry.file, "stream": io.BytesIO(data)}]))
+        meta = json.loads(members["meta.json"])
+        return meta["ids"], meta["urls"]
+
+    def _samples(self, number: int, entry: BlockEntry, data: bytes) -> list[Sample]:
+        field = self._text_fields[self.source_of(number).name]
+        return list(read_samples(io.BytesIO(data), redacted(entry.file), field, whole=False))
+
+    def _tokens(self, number: int, entry: BlockEntry, data: bytes) -> np.ndarray:
+        if entry.tokens_at < 0:
+            return self._encoded(number, entry, data)
         return np.frombuffer(data, self._dtype, int(entry.lengths.sum(dtype=np.int64)), entry.tokens_at)
+
+    def _encoded(self, number: int, entry: BlockEntry, data: bytes) -> np.ndarray:
+        """The tokens of a block of texts."""
+        if self.tokenizer is None:
+            raise ValueError(f"{self.manifest} indexes texts, which are read with a tokenizer")
+        tokens = self.tokenizer.encode_documents([sample.text for sample in self._samples(number, entry, data)])
+        if [len(own) for own in tokens] != entry.lengths.tolist():
+            raise DataError(
+                f"the texts of {redacted(entry.file)}, block {number}, have other numbers of tokens than the index "
+                "says, though texts and tokenizer are the same: another version of sentencepiece made the index; make "
+                "it again"
+            )
+        return np.concatenate(tokens).astype(self._dtype)
 
     def _index(self, shard: int) -> _Index:
         index = self._indexes.get(shard)
@@ -217,15 +272,16 @@ class Shards:
 class _Table:
     """shards.parquet: how many blocks each shard has in memory, the rest read where it is asked for."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | Path) -> None:
         self._data = data
-        counts = pq.read_table(pa.BufferReader(data), columns=["blocks"])["blocks"].to_numpy()
+        with self._open() as file:
+            counts = file.read(columns=["blocks"])["blocks"].to_numpy()
         self.ends = np.cumsum(counts, dtype=np.int64)  # number of blocks up to and with each shard
         self._near: tuple[int, dict[str, pa.ChunkedArray]] | None = None  # the row group that was read last
 
     @classmethod
     def read(cls, files: Files, name: str, sha256: str) -> _Table:
-        data = files.find(name, sha256, _REMEDY)
+        data = files.path(name, sha256) or files.find(name, sha256, _REMEDY)
         if data is None:
             raise DataError(f"{name} is missing beside the manifest in {redacted(files.url)}: {_REMEDY}")
         return cls(data)
@@ -233,10 +289,10 @@ class _Table:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getstate__(self) -> bytes:
+    def __getstate__(self) -> bytes | Path:
         return self._data
 
-    def __setstate__(self, data: bytes) -> None:
+    def __setstate__(self, data: bytes | Path) -> None:
         self.__init__(data)  # type: ignore[misc]  # a reader of Parquet does not travel between processes
 
     def row(self, shard: int) -> dict[str, Any]:
@@ -259,7 +315,10 @@ class _Table:
 
     @functools.cached_property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(pa.BufferReader(self._data))
+        return self._open()
+
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self._data if isinstance(self._data, Path) else pa.BufferReader(self._data))
 
     def _group(self, number: int) -> dict[str, pa.ChunkedArray]:
         if self._near is None or self._near[0] != number:
@@ -325,10 +384,3 @@ def _check_presence(files: Files, table: _Table) -> None:
                 f"{row['name']} in {redacted(files.url)} has {listed[row['name']]:,} bytes, but the manifest says "
                 f"{row['bytes']:,} (truncated or overwritten): {_REMEDY}"
             )
-
-
-def _meta(name: str, data: bytes) -> tuple[list[str], list[str]]:
-    """Ids and URLs of the documents of a block."""
-    (members,) = group_by_keys(tar_file_expander([{"url": name, "stream": io.BytesIO(data)}]))
-    meta = json.loads(members["meta.json"])
-    return meta["ids"], meta["urls"]

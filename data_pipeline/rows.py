@@ -6,6 +6,7 @@ of one document, or of padding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Row(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """See `batch.Batch`. `slots_P` is of each run, in the order of the positions, row after row."""
+    """See `batch.Batch`. `slots_P` is of each run, in the order of the positions; `runs_B` how many each row has."""
 
     tokens_BS: np.ndarray
     targets_BS: np.ndarray
@@ -36,48 +37,62 @@ class Arrays(NamedTuple):
     positions_BS: np.ndarray
     weights_BS: np.ndarray
     slots_P: np.ndarray
+    runs_B: list[int]
 
 
 def fill(rows: Iterable[Row], num_rows: int, sequence_length: int) -> Arrays:
     """The arrays of `num_rows` rows: those given, then empty ones. What no run covers is 0 throughout."""
     shape = (num_rows, sequence_length)
-    nothing = np.zeros(sequence_length + 1, np.uint16)
+    nothing = np.zeros(sequence_length, np.uint16)
     inputs: list[np.ndarray] = []  # views, one a run: numpy copies all of them in one call
     targets: list[np.ndarray] = []
     slots: list[int] = []
     segments: list[int] = []
     left_out: list[int] = []
-    count = 0
+    padding: list[int] = []  # numbers of the runs that are none
+    runs: list[int] = []
     for row in rows:
-        count += 1
-        left_out += [len(slots) + run for run in row.left_out]
-        inputs += [tokens[at : at + n] for tokens, at, n in zip(*row[:3], strict=True)]
-        targets += [tokens[at + 1 : at + 1 + n] for tokens, at, n in zip(*row[:3], strict=True)]
-        segments += range(1, len(row.slots) + 1)
+        before = len(slots)
+        if row.left_out:
+            left_out += [before + run for run in row.left_out]
+        inputs += [tokens[at : at + n] for tokens, at, n in zip(row.tokens, row.at, row.slots)]  # noqa: B905  # hot
+        targets += [tokens[at + 1 : at + 1 + n] for tokens, at, n in zip(row.tokens, row.at, row.slots)]  # noqa: B905
         slots += row.slots
+        segments += range(1, len(row.slots) + 1)
         if free := sequence_length - sum(row.slots):
+            padding.append(len(slots))
             inputs.append(nothing[:free])
             targets.append(nothing[:free])
             segments.append(0)
             slots.append(free)
-    empty = num_rows - count
-    inputs += [nothing[:-1]] * empty
-    targets += [nothing[:-1]] * empty
+        runs.append(len(slots) - before)
+    empty = num_rows - len(runs)
+    padding += range(len(slots), len(slots) + empty)
+    inputs += [nothing] * empty
+    targets += [nothing] * empty
     segments += [0] * empty
     slots += [sequence_length] * empty
+    runs += [1] * empty
 
     slots_P, segments_P = np.array(slots, dtype=np.int64), np.array(segments, dtype=np.int32)
-    weights_P = (segments_P > 0).astype(np.float32)
-    weights_P[left_out] = 0
-    starts_P = (np.cumsum(slots_P) - slots_P).astype(np.int32)
-    positions = np.arange(num_rows * sequence_length, dtype=np.int32) - np.repeat(starts_P, slots_P)
-    for padding in np.flatnonzero(segments_P == 0).tolist():
-        positions[starts_P[padding] : starts_P[padding] + slots[padding]] = 0
+    weights_P = np.ones(len(slots), np.float32)
+    weights_P[padding + left_out] = 0
+    starts_P = slots_P.cumsum() - slots_P
+    positions = _count(num_rows * sequence_length) - starts_P.astype(np.int32).repeat(slots_P)
+    for run in padding:
+        start = int(starts_P[run])
+        positions[start : start + slots[run]] = 0
     return Arrays(
         tokens_BS=np.concatenate(inputs, dtype=np.int64, casting="same_kind").reshape(shape),
         targets_BS=np.concatenate(targets, dtype=np.int64, casting="same_kind").reshape(shape),
-        segments_BS=np.repeat(segments_P, slots_P).reshape(shape),
+        segments_BS=segments_P.repeat(slots_P).reshape(shape),
         positions_BS=positions.reshape(shape),
-        weights_BS=np.repeat(weights_P, slots_P).reshape(shape),
+        weights_BS=weights_P.repeat(slots_P).reshape(shape),
         slots_P=slots_P,
+        runs_B=runs,
     )
+
+
+@functools.lru_cache(maxsize=2)
+def _count(stop: int) -> np.ndarray:
+    return np.arange(stop, dtype=np.int32)

@@ -58,6 +58,7 @@ class BlockEntry:
     tokens_at  offset of the bare tokens within the block; -1 where it holds text
     key        `order_key` of the first document
     lengths    uint32, tokens of each document
+    ids        of the documents, where the block is not in their order and they must be looked through
     """
 
     file: str
@@ -67,6 +68,7 @@ class BlockEntry:
     tokens_at: int
     key: int
     lengths: np.ndarray
+    ids: list[str] | None = None
 
 
 def order_key(document: str) -> int:
@@ -198,6 +200,7 @@ _INDEX = pa.schema(
         ("tokens_at", pa.int64()),
         ("key", pa.uint64()),
         ("lengths", pa.list_(pa.uint32())),
+        ("ids", pa.list_(pa.string())),
     ]
 )
 
@@ -212,6 +215,7 @@ def dump_index(entries: list[BlockEntry]) -> bytes:
         "tokens_at": [entry.tokens_at for entry in entries],
         "key": [entry.key for entry in entries],
         "lengths": [entry.lengths for entry in entries],
+        "ids": [entry.ids for entry in entries],
     }
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, _INDEX) as file:

@@ -87,7 +87,11 @@ class Skips:
 
     def sha256(self, before: int) -> str:
         """Digest of the entries that may have had a part in samples before this one."""
-        return _digest(tuple(entry for entry in self.entries if entry.from_sample < before))
+        return (
+            _digest(())
+            if not self.entries
+            else _digest(tuple(entry for entry in self.entries if entry.from_sample < before))
+        )
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,31 +11,27 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import signal
-from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from bisect import bisect_left
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from conf import schema
-from conf.exits import ConfigError, DataError
+from conf.exits import ConfigError
 from data_pipeline.batch import Batch, Cursor
 from data_pipeline.disk_cache import DiskCache
-from data_pipeline.mixture import Mixture, Stage, whole_weights
-from data_pipeline.order import Order, Place, order_sha256
-from data_pipeline.pack import pack
-from data_pipeline.plan import Packing, Plan, Windows, load_plan, plan_name
+from data_pipeline.feeder import PREFETCH, Share, prepared, step_samples
+from data_pipeline.mixture import Mixture, Stage
+from data_pipeline.order import Order, order_sha256
+from data_pipeline.packed import PackedShards, Window
+from data_pipeline.plan import Packing
 from data_pipeline.reader import Shards
 from data_pipeline.rows import Row, fill
 from data_pipeline.skips import Skips
-
-PREFETCH = 4  # micro-batches prepared ahead of the trainer, per thread or worker
-_OPEN_WINDOWS = 256  # whose rows are known at a time: one for each source that is read, and those that are just ending
+from data_pipeline.tokenizer import Tokenizer
 
 
 class Span(NamedTuple):
@@ -48,9 +44,12 @@ class Span(NamedTuple):
     weight: int
 
 
-def documents(manifest: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, tokens) of every document, whole, in the order of the shards; tokens begin with BOS and end with EOS."""
-    for block in Shards.open(manifest).blocks():
+def documents(manifest: str, tokenizer: Tokenizer | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """(id, tokens) of every document, whole, in the order of the shards; tokens begin with BOS and end with EOS.
+
+    The tokenizer is needed where the shards are an index of texts.
+    """
+    for block in Shards.open(manifest, tokenizer=tokenizer).blocks():
         yield from block.documents()
 
 
@@ -74,21 +73,27 @@ class TokenStream:
         skips: Skips | None = None,
         workers: int = 0,
         cache: DiskCache | None = None,
+        tokenizer: Tokenizer | None = None,
+        skippable: bool = True,
     ) -> None:
         self.how = Packing(sequence_length, packing, window_blocks)
         self.seed, self.workers = seed, workers
         self._order_sha256 = order_sha256(self.how, seed)
         self.skips = skips or Skips()
-        self._parts: list[_Part] = []
+        self._parts: list[PackedShards] = []
         self._stages: list[_Stage] = []
         for stage in mixture or [schema.Stage()]:
-            part = self._open(stage.manifest or manifest, cache)
-            self._stages.append(_Stage(stage.from_sample, part, part.weights(stage.weights)))
+            part = self._open(Shards.open(stage.manifest or manifest, cache, tokenizer, skippable=skippable))
+            weights = self._parts[part].weights(stage.weights)
+            self._stages.append(_Stage(stage.from_sample, part, self._parts[part].shards, weights))
+        self._firsts = [stage.first for stage in self._stages]
         self.shards, self.plan = self._parts[0].shards, self._parts[0].plan
         self.names = self._names()
+        # Of each source its part, and its number there; and of each part the number of its first source.
+        self._places = [(part, number) for part in self._parts for number in range(len(part.names))]
+        self._first_source = [self._places.index((part, 0)) for part in self._parts]
         self.count_names = [f"tokens/{name}" for name in self.names] + [f"storage/{name}" for name in _STORAGE]
         self.order = Order(self.names, [rows for part in self._parts for rows in part.rows], self._mixture(), seed)
-        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
         self._most_pieces = max(part.plan.most_pieces for part in self._parts)
         self._told = [0] * len(_STORAGE)
 
@@ -104,12 +109,13 @@ class TokenStream:
 
     def cursor(self, samples_done: int) -> Cursor:
         """The cursor that stands before sample `samples_done` of this order."""
+        stages = bisect_left(self._firsts, max(1, samples_done))
         return Cursor(
             samples_done,
-            manifest=self.shards.sha256,
-            order=self._order_sha256,
-            mixture=_digest(self._history(samples_done)),
-            skips=self.skips.sha256(samples_done),
+            self.shards.sha256,
+            self._order_sha256,
+            _digest(tuple(stage.identity for stage in self._stages[:stages])),
+            self.skips.sha256(samples_done),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -144,8 +150,8 @@ class TokenStream:
             raise ValueError(f"{rows_per_step=} is not a multiple of {micro_batch=} x {world=}")
         if start is not None:
             self.check(start)
-        share = _Share(self, start.samples_done if start else 0, rows_per_step, micro_batch, rank, world)
-        return _from_workers(share, self.workers, prefetch) if self.workers else _from_thread(share, prefetch)
+        share = Share(self, start.samples_done if start else 0, rows_per_step, micro_batch, rank, world)
+        return prepared(share, self.workers, prefetch)
 
     def epoch(self, *, micro_batch: int, rank: int = 0, world: int = 1, rows: int | None = None) -> Iterator[Batch]:
         """Micro-batches of a rank over the first `rows` samples (default: one epoch), for a loss on held-out text.
@@ -155,28 +161,51 @@ class TokenStream:
         stop = self.rows_per_epoch if rows is None else min(rows, self.rows_per_epoch)
         for base in range(0, stop, micro_batch * world):
             first = base + rank * micro_batch
-            yield self._batch(range(first, min(first + micro_batch, stop)), micro_batch, self.cursor(stop))
+            yield self.build([(range(first, min(first + micro_batch, stop)), stop)], micro_batch)[0]
+
+    def build(self, wanted: Sequence[tuple[Sequence[int], int]], rows: int) -> list[Batch]:
+        """A batch of so many rows for each (samples, samples done when it is used); what samples do not fill is empty.
+
+        All are made together, and their tokens fetched at once: they share memory, and most of the cost is per call.
+        """
+        samples = [sample for own, _ in wanted for sample in [*own, *[None] * (rows - len(own))]]
+        packed, sources = self._rows(samples)
+        filled = fill(packed, len(samples), self.how.sequence_length)
+        ends, runs, batches = filled.slots_P.cumsum(), iter(filled.runs_B), []
+        last_run, storage = 0, self._storage_counts()
+        for number, (_, samples_done) in enumerate(wanted):
+            here = slice(number * rows, (number + 1) * rows)
+            first_run, last_run = last_run, last_run + sum(next(runs) for _ in range(rows))
+            batches.append(
+                Batch(
+                    tokens_BS=torch.from_numpy(filled.tokens_BS[here]),
+                    targets_BS=torch.from_numpy(filled.targets_BS[here]),
+                    segments_BS=torch.from_numpy(filled.segments_BS[here]),
+                    positions_BS=torch.from_numpy(filled.positions_BS[here]),
+                    weights_BS=torch.from_numpy(filled.weights_BS[here]),
+                    cu_seqlens_N=self._cu_seqlens(ends[first_run:last_run], number, rows),
+                    longest=int(filled.slots_P[first_run:last_run].max()),
+                    counts_K=self._counts(packed[here], sources[here], storage if number == 0 else _NO_STORAGE),
+                    cursor=self.cursor(samples_done),
+                )
+            )
+        return batches
 
     def spans(self, sample: int) -> list[Span]:
         """The pieces of a sample, in the order of its row."""
-        part, window, row = self._find(self.order.place(sample))
+        part, window, row = self._find(sample)
         here = window.pieces(row)
-        pieces = (window.blocks[here], window.documents[here], window.starts[here], window.slots[here])
-        left_out = self._left_out(part, window, row, sample)
-        return [
-            Span(*piece, weight=int(number not in left_out)) for number, piece in enumerate(zip(*pieces, strict=True))
-        ]
+        pieces = zip(window.blocks[here], window.documents[here], window.starts[here], window.slots[here], strict=True)
+        left_out = part.left_out(window, row, sample, self.skips)
+        return [Span(*piece, weight=int(number not in left_out)) for number, piece in enumerate(pieces)]
 
     def shards_of(self, sample: int) -> Shards:
         """The shards that a sample is read from."""
-        return self._part_of(self.order.place(sample).source).shards
+        return self._places[self.order.place(sample).source][0].shards
 
     def step_samples(self, start: int, rows_per_step: int, step: int) -> Sequence[int]:
         """The samples of a step (0 is the first from sample `start` on), without those that are passed over."""
-        first, stop = (self.skips.advance(start, number * rows_per_step) for number in (step, step + 1))
-        if stop - first == rows_per_step:
-            return range(first, stop)
-        return [self.skips.advance(first, number) for number in range(rows_per_step)]
+        return step_samples(self.skips, start, rows_per_step, step)
 
     def samples_of(self, manifest: str, block: int, document: int, before: int) -> list[int]:
         """The samples below `before` that hold any part of a document, in the order in which they are read.
@@ -184,20 +213,15 @@ class TokenStream:
         `manifest` is the sha256 of the shards that `block` is of, `document` a number within the block.
         """
         samples: list[int] = []
-        for part in self._parts:
+        for part, first_source in zip(self._parts, self._first_source, strict=True):
             if part.shards.sha256 != manifest:
                 continue
-            number = part.windows.holding(block)
-            source = part.windows[number].source
-            window = self._window(part, number)
-            pieces = [
-                piece
-                for piece, place in enumerate(zip(window.blocks, window.documents, strict=True))
-                if place == (block, document)
-            ]
-            within = number - part.windows.of_source(source).start
+            source, number = part.window_of(block)
+            window = part.window(source, number)
+            places = enumerate(zip(window.blocks, window.documents, strict=True))
+            pieces = [piece for piece, place in places if place == (block, document)]
             for row in np.unique(np.searchsorted(window.ends, pieces, side="right")).tolist():
-                samples += self.order.samples(part.first_source + source, within, row, before)
+                samples += self.order.samples(first_source + source, number, row, before)
         return sorted(sample for sample in samples if not self.skips.leaves_out(sample))
 
     def planned_tokens(self, samples_done: int) -> dict[str, float]:
@@ -212,8 +236,8 @@ class TokenStream:
                 break
             rows = self.skips.passed(min(end, samples_done)) - self.skips.passed(stage.first)
             for number, weight in enumerate(stage.weights):
-                tally = stage.part.plan.tallies[number]
-                name = self.names[stage.part.first_source + number]
+                tally = self._parts[stage.part].plan.tallies[number]
+                name = self.names[self._first_source[stage.part] + number]
                 planned[name] += rows * weight / sum(stage.weights) * tally.slots / max(1, tally.rows)
         return planned
 
@@ -274,131 +298,86 @@ class TokenStream:
                 f"from_sample={start.samples_done} or more, an entry of `gemcutter skip`"
             )
 
-    def _open(self, manifest: str, cache: DiskCache | None) -> _Part:
-        shards = Shards.open(manifest, cache)
-        for part in self._parts:
+    def _open(self, shards: Shards) -> int:
+        """The number of the part that reads these shards."""
+        for number, part in enumerate(self._parts):
             if part.shards.sha256 == shards.sha256:
-                return part
-        first = sum(len(part.shards.sources) for part in self._parts)
-        part = _Part(len(self._parts), shards, Windows(shards, self.how), load_plan(shards, self.how), first)
-        self._parts.append(part)
-        return part
+                return number
+        self._parts.append(PackedShards(shards, self.how))
+        return len(self._parts) - 1
 
     def _names(self) -> list[str]:
         """Names of all sources; one of later shards that has the name of an earlier one carries their digest."""
         names: list[str] = []
         for part in self._parts:
-            own = [source.name for source in part.shards.sources]
-            names += [f"{name}@{part.shards.sha256[:8]}" if name in names else name for name in own]
+            names += [f"{name}@{part.shards.sha256[:8]}" if name in names else name for name in part.names]
         return names
 
     def _mixture(self) -> Mixture:
         stages = []
         for stage in self._stages:
             weights = [0] * len(self.names)
-            weights[stage.part.first_source : stage.part.first_source + len(stage.weights)] = stage.weights
+            first = self._first_source[stage.part]
+            weights[first : first + len(stage.weights)] = stage.weights
             stages.append(Stage(stage.first, tuple(weights)))
         return Mixture(stages)
 
-    def _history(self, samples_done: int) -> tuple[str, ...]:
-        """The stages that had a part in the samples done."""
-        return tuple(stage.identity for stage in self._stages if stage.first < max(1, samples_done))
+    def _find(self, sample: int) -> tuple[PackedShards, Window, int]:
+        source, _, number, row = self.order.place(sample)
+        part, own = self._places[source]
+        return part, part.window(own, number), row
 
-    def _part_of(self, source: int) -> _Part:
-        return next(part for part in reversed(self._parts) if part.first_source <= source)
+    def _rows(self, samples: Sequence[int | None]) -> tuple[list[Row], list[int]]:
+        """The rows of samples, None for an empty one, and their sources; tokens of all of them are fetched at once."""
+        found: list[tuple[PackedShards, list[int], list[int], list[int], tuple[int, ...]]] = []
+        sources, needed = [], {part: set[int]() for part in self._parts}
+        place, skipping = self.order.place, bool(self.skips.entries)
+        for sample in samples:
+            if sample is None:
+                found.append((self._parts[0], [], [], [], ()))
+                sources.append(0)
+                continue
+            source, _, number, row = place(sample)
+            part, own = self._places[source]
+            window = part.window(own, number)
+            here = window.pieces(row)
+            blocks = window.blocks[here]
+            left_out: tuple[int, ...] = ()
+            if skipping:
+                left_out = part.left_out(window, row, sample, self.skips)
+            if left_out:
+                needed[part].update(block for piece, block in enumerate(blocks) if piece not in left_out)
+            else:
+                needed[part].update(blocks)
+            found.append((part, blocks, window.at[here], window.slots[here], left_out))
+            sources.append(source)
+        held = {part: part.shards.tokens_of(sorted(blocks)) for part, blocks in needed.items()}
+        rows = []
+        for part, blocks, at, slots, left_out in found:
+            tokens = held[part]
+            if left_out:  # tokens of what is left out may not have been read, and must not be seen
+                blank = np.zeros(self.how.sequence_length + 1, np.uint16)
+                arrays = [blank if piece in left_out else tokens[block] for piece, block in enumerate(blocks)]
+                at = [0 if piece in left_out else first for piece, first in enumerate(at)]
+            else:
+                arrays = [tokens[block] for block in blocks]
+            rows.append(Row(arrays, at, slots, left_out))
+        return rows, sources
 
-    def _find(self, place: Place) -> tuple[_Part, _Window, int]:
-        part = self._part_of(place.source)
-        number = part.windows.of_source(place.source - part.first_source).start + place.window
-        return part, self._window(part, number), place.row
-
-    def _batch(self, samples: Sequence[int], rows: int, cursor: Cursor) -> Batch:
-        places = [self.order.place(sample) for sample in samples]
-        found = [self._find(place) for place in places]
-        left_out = [self._left_out(*found_row, sample) for found_row, sample in zip(found, samples, strict=True)]
-        tokens = self._tokens(found, left_out)
+    def _cu_seqlens(self, ends: np.ndarray, number: int, rows: int) -> torch.Tensor:
+        """Ends of the runs of batch `number` among those that were filled together, up to the fixed length."""
         S = self.how.sequence_length
-        packed, counts = [], [0] * len(self.names)
-        for place, (part, window, row), without in zip(places, found, left_out, strict=True):
-            here, held = window.pieces(row), tokens[part.number]
-            at, slots = window.at[here], window.slots[here]
-            arrays = [held.get(block, _NOTHING) for block in window.blocks[here]]
-            counts[place.source] += sum(slots) - sum(slots[number] for number in without)
-            for number in without:  # its tokens may not have been read, and must not be seen
-                arrays[number], at[number] = np.zeros(S + 1, np.uint16), 0
-            packed.append(Row(arrays, at, slots, tuple(without)))
-        filled = fill(packed, rows, S)
-        ends = np.cumsum(filled.slots_P)
         cu_seqlens_N = np.full(rows * (self._most_pieces + 1) + 1, rows * S, np.int32)
-        cu_seqlens_N[0], cu_seqlens_N[1 : len(ends) + 1] = 0, ends
-        return Batch(
-            tokens_BS=torch.from_numpy(filled.tokens_BS),
-            targets_BS=torch.from_numpy(filled.targets_BS),
-            segments_BS=torch.from_numpy(filled.segments_BS),
-            positions_BS=torch.from_numpy(filled.positions_BS),
-            weights_BS=torch.from_numpy(filled.weights_BS),
-            cu_seqlens_N=torch.from_numpy(cu_seqlens_N),
-            longest=int(filled.slots_P.max()),
-            counts_K=torch.from_numpy(np.array(counts + self._storage_counts(), dtype=np.int64)),
-            cursor=cursor,
-        )
+        cu_seqlens_N[0], cu_seqlens_N[1 : len(ends) + 1] = 0, ends - number * rows * S
+        return torch.from_numpy(cu_seqlens_N)
 
-    def _left_out(self, part: _Part, window: _Window, row: int, sample: int) -> list[int]:
-        """Numbers of the pieces of a row whose documents are left out of a sample."""
-        if not self.skips.entries:
-            return []
-        here = window.pieces(row)
-        numbers = []
-        for number, (block, document) in enumerate(zip(window.blocks[here], window.documents[here], strict=True)):
-            without = self.skips.of_block(part.shards.sha256, block, sample)
-            if without is None or document in without:
-                numbers.append(number)
-        return numbers
-
-    def _tokens(
-        self, found: Iterable[tuple[_Part, _Window, int]], left_out: Iterable[list[int]]
-    ) -> list[dict[int, np.ndarray]]:
-        """Of each part, the tokens of the blocks that some rows need, by block."""
-        needed: list[set[int]] = [set() for _ in self._parts]
-        for (part, window, row), without in zip(found, left_out, strict=True):
-            blocks = window.blocks[window.pieces(row)]
-            if without:
-                blocks = [block for number, block in enumerate(blocks) if number not in without]
-            needed[part.number].update(blocks)
-        return [part.shards.tokens_of(sorted(blocks)) for part, blocks in zip(self._parts, needed, strict=True)]
-
-    def _window(self, part: _Part, number: int) -> _Window:
-        key = (part.number, number)
-        window = self._windows.get(key)
-        if window is None:
-            window = self._windows[key] = self._pack(part, number)
-            if len(self._windows) > _OPEN_WINDOWS:
-                self._windows.popitem(last=False)
-        self._windows.move_to_end(key)
-        return window
-
-    def _pack(self, part: _Part, number: int) -> _Window:
-        _, first, stop = part.windows[number]
-        lengths, counts = part.shards.lengths(first, stop), part.shards.documents_per_block(first, stop)
-        rows = pack(lengths, self.how.sequence_length, self.how.packing)
-        if len(rows) != part.plan.rows[number]:
-            raise DataError(
-                f"{plan_name(self.how)} beside {part.shards.manifest} gives window {number} {part.plan.rows[number]} "
-                f"rows, but its documents fill {len(rows)}: remove the file, it is made again"
-            )
-        first_documents = np.cumsum(counts) - counts
-        block_P = np.searchsorted(np.cumsum(counts), rows.documents_P, side="right")
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
-        at_P = starts[rows.documents_P] - starts[first_documents[block_P]] + rows.starts_P
-        return _Window(
-            blocks=(block_P + first).tolist(),
-            documents=(rows.documents_P - first_documents[block_P]).tolist(),
-            starts=rows.starts_P.tolist(),
-            slots=rows.slots_P.tolist(),
-            at=at_P.tolist(),
-            ends=rows.ends_R.tolist(),
-        )
+    def _counts(self, rows: Sequence[Row], sources: Sequence[int], storage: list[int]) -> torch.Tensor:
+        counts = [0] * len(self.names)
+        for row, source in zip(rows, sources, strict=True):
+            counts[source] += sum(row.slots)
+            if row.left_out:
+                counts[source] -= sum(row.slots[piece] for piece in row.left_out)
+        return torch.from_numpy(np.array(counts + storage, dtype=np.int64))
 
     def _storage_counts(self) -> list[int]:
         """What storage has suffered since the batch before."""
@@ -409,7 +388,7 @@ class TokenStream:
 
 
 _STORAGE = ("retries", "refetched", "quarantined", "bytes_fetched")
-_NOTHING = np.zeros(1, np.uint16)
+_NO_STORAGE = [0] * len(_STORAGE)
 _KEYS = {
     "seed": "seed",
     "sequence_length": "data.sequence_length",
@@ -419,62 +398,20 @@ _KEYS = {
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The shards of one manifest. Its sources are numbered from `first_source` on among those of all parts."""
-
-    number: int
-    shards: Shards
-    windows: Windows
-    plan: Plan
-    first_source: int
-
-    @property
-    def rows(self) -> list[np.ndarray]:
-        """Of each source, the rows of its windows."""
-        return [self.plan.rows[self.windows.of_source(number)] for number in range(len(self.shards.sources))]
-
-    def weights(self, given: Mapping[str, float]) -> tuple[int, ...]:
-        """Whole weights of its sources: as given, else their rows. Raises ConfigError for a name that is none."""
-        if not given:
-            return tuple(tally.rows for tally in self.plan.tallies)
-        names = [source.name for source in self.shards.sources]
-        if unknown := sorted(given.keys() - set(names)):
-            raise ConfigError(
-                f"data.mixture gives a weight to {', '.join(unknown)}, but the sources of {self.shards.manifest} are "
-                f"{', '.join(names)}"
-            )
-        return whole_weights(given, names)
-
-
-@dataclass(frozen=True)
 class _Stage:
     first: int
-    part: _Part
+    part: int
+    shards: Shards
     weights: tuple[int, ...]
 
     @functools.cached_property
     def identity(self) -> str:
-        return json.dumps([self.first, self.part.shards.sha256, self.weights])
+        return json.dumps([self.first, self.shards.sha256, self.weights])
 
     def describe(self) -> dict[str, Any]:
-        names = [source.name for source in self.part.shards.sources]
+        names = [source.name for source in self.shards.sources]
         weights = {name: weight for name, weight in zip(names, self.weights, strict=True) if weight}
-        return {"first": self.first, "manifest": self.part.shards.sha256, "weights": weights}
-
-
-class _Window(NamedTuple):
-    """The pieces of a window side by side, in the order of its rows; `ends` are those of the rows."""
-
-    blocks: list[int]
-    documents: list[int]  # within their blocks
-    starts: list[int]  # first slot within the document
-    slots: list[int]
-    at: list[int]  # first input among the tokens of the block
-    ends: list[int]
-
-    def pieces(self, row: int) -> slice:
-        """The pieces of a row."""
-        return slice(self.ends[row - 1] if row else 0, self.ends[row])
+        return {"first": self.first, "manifest": self.shards.sha256, "weights": weights}
 
 
 @functools.lru_cache(maxsize=4)
@@ -484,80 +421,3 @@ def _digest(texts: tuple[str, ...]) -> str:
 
 def _shown(entries: Sequence[object]) -> str:
     return json.dumps(entries) if entries else "none"
-
-
-@dataclass(frozen=True)
-class _Share(IterableDataset):
-    """The micro-batches of one rank, or in a worker process of DataLoader every n-th of them."""
-
-    stream: TokenStream
-    first: int  # sample
-    rows_per_step: int
-    micro_batch: int
-    rank: int
-    world: int
-
-    def __iter__(self) -> Iterator[Batch | ConfigError | DataError]:
-        worker = get_worker_info()
-        return self.every(worker.num_workers, worker.id) if worker else self.every(1, 0)
-
-    def every(self, stride: int, number: int) -> Iterator[Batch | ConfigError | DataError]:
-        """Micro-batch `number` and each `stride`-th after it."""
-        per_step = self.rows_per_step // (self.micro_batch * self.world)
-        while True:
-            step, part = divmod(number, per_step)
-            samples = self.stream.step_samples(self.first, self.rows_per_step, step)
-            done = self._done(step + (part == per_step - 1))
-            first = (part * self.world + self.rank) * self.micro_batch
-            try:
-                batch = self.stream._batch(
-                    samples[first : first + self.micro_batch], self.micro_batch, self.stream.cursor(done)
-                )
-            except (ConfigError, DataError) as error:
-                yield error  # raised by the reader: DataLoader would bury the message in a worker's traceback
-                return
-            yield batch
-            number += stride
-
-    def _done(self, steps: int) -> int:
-        """Samples done after so many steps: those before the last that was read, it included."""
-        return self.stream.skips.advance(self.first, steps * self.rows_per_step - 1) + 1 if steps else self.first
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A scheduler or a keyboard signals the whole process group; the trainer needs its workers while it stops."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _raise_errors(item: Batch | ConfigError | DataError) -> Batch:
-    if isinstance(item, Exception):
-        raise item
-    return item
-
-
-def _from_thread(share: _Share, prefetch: int) -> Generator[Batch]:
-    items = iter(share)
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-    try:
-        ahead = deque(thread.submit(next, items) for _ in range(prefetch))
-        while True:
-            batch = _raise_errors(ahead.popleft().result())
-            ahead.append(thread.submit(next, items))
-            yield batch
-    finally:
-        thread.shutdown(cancel_futures=True)
-
-
-def _from_workers(share: _Share, workers: int, prefetch: int) -> Generator[Batch]:
-    loader = DataLoader(
-        share,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="spawn",  # a fork copies locks that threads of the backend or of W&B may hold
-        prefetch_factor=prefetch,
-        generator=torch.Generator(),  # else it draws a seed from torch's global one, and workers=0 does not
-        worker_init_fn=_leave_signals_to_the_trainer,
-    )
-    for item in loader:
-        yield _raise_errors(item)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def tokenize(job: Job) -> dict[str, Any]:
     curated = Curated.open(job.tokenize.input)
     output = Path(job.tokenize.output)
     config = {
-        "tokenizer.model": _file_sha256(job.tokenizer.model),
+        "tokenizer.model": file_sha256(job.tokenizer.model),
         "tokenizer.vocab_size": job.tokenizer.vocab_size if job.tokenizer.model is None else None,
         "tokenizer.train_bytes": job.tokenizer.train_bytes if job.tokenizer.model is None else None,
         "tokenize.held_out": job.tokenize.held_out,
@@ -63,7 +63,7 @@ def tokenize(job: Job) -> dict[str, Any]:
                 _make_shards(job, curated, config)
             if scratch.exists():
                 shutil.rmtree(scratch)
-            return _summary(job, output)
+            return summary(job, output)
     except OSError as error:
         state, remedy = "no shards were published", "free space or set tokenize.output elsewhere"
         if manifest.exists():
@@ -140,7 +140,7 @@ def _hash(document: str, purpose: str = "") -> int:
 
 def _check_file(path: Path, recorded: dict[str, Any]) -> None:
     try:
-        size, digest = path.stat().st_size, _file_sha256(path)
+        size, digest = path.stat().st_size, file_sha256(path)
     except OSError as error:
         raise DataError(
             f"{path} of the curated text cannot be read ({error.strerror}): rerun `gemcutter curate`"
@@ -153,7 +153,7 @@ def _check_file(path: Path, recorded: dict[str, Any]) -> None:
         )
 
 
-def _file_sha256(path: str | Path | None) -> str | None:
+def file_sha256(path: str | Path | None) -> str | None:
     if path is None:
         return None
     try:
@@ -201,7 +201,8 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
             f"tokenize.held_out={fraction} leaves none of the {documents} documents to train on: lower it"
         )
     scratch = _claim(Path(job.tokenize.output))
-    model = _obtain_tokenizer(job, curated, sum(text_bytes.values()))
+    texts = (pair for ids, texts, *_ in curated.rows() for pair in zip(ids, texts, strict=True))
+    model = obtain_tokenizer(job, texts, sum(text_bytes.values()))
     common: dict[str, Any] = {
         "shard_tokens": job.tokenize.shard_tokens,
         "block_documents": job.tokenize.block_documents,
@@ -235,16 +236,15 @@ def _claim(output: Path) -> Path:
     return scratch
 
 
-def _obtain_tokenizer(job: Job, curated: Curated, text_bytes: int) -> Tokenizer:
-    """The tokenizer of the job; trained, without the held-out documents, where it names none."""
+def obtain_tokenizer(job: Job, texts: Iterable[tuple[str, str]], text_bytes: int) -> Tokenizer:
+    """The tokenizer of the job; trained on the texts (by id), without the held-out documents, where it names none."""
     settings = job.tokenizer
     if settings.model is not None:
         return Tokenizer.load(settings.model)
     share = min(1.0, settings.train_bytes / max(1, text_bytes)) * 2**64
     sample = (
         text
-        for ids, texts, *_ in curated.rows()
-        for document, text in zip(ids, texts, strict=True)
+        for document, text in texts
         if _hash(document, "tokenizer ") < share and not is_held_out(document, job.tokenize.held_out)
     )
     model, output = sentencepiece_model.train(sample, settings.vocab_size, settings.threads), Path(settings.output)
@@ -337,10 +337,10 @@ class _Shuffled:
                 yield Document(name, source, flat[ends[number] : ends[number + 1]], size, url)
 
 
-def _summary(job: Job, output: Path) -> dict[str, Any]:
+def summary(job: Job, output: Path) -> dict[str, Any]:
     """What there is now, with the plan of this job's packing beside the shards."""
     how = Packing(job.data.sequence_length, job.data.packing, job.data.window_blocks)
-    summary: dict[str, Any] = {"manifest": str(output / "manifest.json")}
+    made: dict[str, Any] = {"manifest": str(output / "manifest.json")}
     folders = [output] + ([output / "held_out"] if job.tokenize.held_out else [])
     for folder in folders:
         shards = Shards.open(str(folder / "manifest.json"))
@@ -356,7 +356,7 @@ def _summary(job: Job, output: Path) -> dict[str, Any]:
         if folder == output:
             tokenizer = job.tokenizer.model or job.tokenizer.output
             shards.check_tokenizer(Tokenizer.load(tokenizer))
-            summary |= figures | {"tokenizer": tokenizer, "vocab_size": shards.vocab_size}
+            made |= figures | {"tokenizer": tokenizer, "vocab_size": shards.vocab_size}
         else:
-            summary["held_out"] = figures
-    return summary
+            made["held_out"] = figures
+    return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +39,12 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     Raises ConfigError or DataError, on every process that sees the fault, before any step is taken.
     """
     directory = RunDirectory(job)
-    stream = open_stream(job, job.data.manifest, job.data.mixture)
-    held_out = open_stream(job, job.data.held_out) if job.data.held_out and job.evaluate.every else None
     tokenizer_path = Path(job.tokenizer.model or job.tokenizer.output)
     tokenizer = Tokenizer.load(tokenizer_path)
+    stream = open_stream(job, job.data.manifest, tokenizer)
+    held_out = None
+    if job.data.held_out and job.evaluate.every:
+        held_out = open_stream(job, job.data.held_out, tokenizer, held_out=True)
     for shards in (*stream.all_shards, *([held_out.shards] if held_out else [])):
         shards.check_tokenizer(tokenizer)
     rows_per_step = job.tokens_per_step // job.data.sequence_length
@@ -106,15 +107,17 @@ def keep_tokenizer(model: Path, copy: Path) -> None:
         partial.replace(copy)
 
 
-def open_stream(job: schema.Job, manifest: str, mixture: Sequence[schema.Stage] = ()) -> TokenStream:
-    """The batches of a manifest in the order that this job defines."""
+def open_stream(job: schema.Job, manifest: str, tokenizer: Tokenizer, *, held_out: bool = False) -> TokenStream:
+    """The batches of a manifest in the order that this job defines; held-out text is neither mixed nor skipped."""
     return TokenStream(
         manifest,
         sequence_length=job.data.sequence_length,
         packing=job.data.packing,
         window_blocks=job.data.window_blocks,
         seed=job.seed,
-        mixture=mixture,
+        mixture=[] if held_out else job.data.mixture,
         workers=job.data.workers,
         cache=DiskCache(Path(job.data.cache).expanduser(), job.data.cache_bytes),
+        tokenizer=tokenizer,
+        skippable=not held_out,
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from conf import schema
-from conf.exits import DONE, ConfigError
+from conf.exits import DONE, ConfigError, DataError
 from data_pipeline.batch import Cursor
 from data_pipeline.disk_cache import DiskCache
 from data_pipeline.locate import locate
@@ -111,6 +112,7 @@ class Seen:
     source: str
     shard: str
     block: int
+    number: int  # of the document within the block
     start: int  # first token read as input
     tokens: int  # inputs, each with a target
     trained: bool  # whether the targets count, or the document is left out
@@ -128,13 +130,13 @@ def explain(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="a line of JSON for each part of a document")
     chosen = parser.parse_args(arguments)
     run = RecordedRun.open(chosen.run)
-    if chosen.processes:
+    if chosen.processes is not None:
         run = dataclasses.replace(run, processes=_fitting(run, chosen.processes))
+    if chosen.rank is not None and not 0 <= chosen.rank < run.processes:
+        raise ConfigError(f"--rank={chosen.rank}: {run.processes} processes share a step, 0 to {run.processes - 1}")
     if chosen.step is not None:
         if chosen.step < 1:
             raise ConfigError(f"--step={chosen.step}: the first step is 1")
-        if chosen.rank is not None and not 0 <= chosen.rank < run.processes:
-            raise ConfigError(f"--rank={chosen.rank}: {run.processes} processes share a step, 0 to {run.processes - 1}")
         _print(parts_of_step(run, chosen.step, chosen.rank), chosen.json)
         return DONE
     seen = parts_of_document(run, chosen.document)
@@ -172,6 +174,7 @@ def _parts_of_sample(
             source=shards.source_of(span.block).name,
             shard=shards.shard_of(span.block)[0],
             block=span.block,
+            number=span.document,
             start=span.start,
             tokens=span.slots,
             trained=bool(span.weight),
@@ -183,8 +186,12 @@ def _meta(
 ) -> tuple[list[str], list[str]]:
     key = (shards.sha256, block)
     if key not in known:
-        (whole,) = shards.blocks(block, block + 1)
-        known[key] = whole.ids, whole.urls
+        try:
+            known[key] = shards.meta(block)
+        except DataError as error:  # of a run that passed over a broken block one asks most what its steps held
+            print(f"gemcutter explain: {error}", file=sys.stderr)
+            unknown = [f"(unreadable {number})" for number in range(len(shards.entry(block).lengths))]
+            known[key] = unknown, [""] * len(unknown)
     return known[key]
 
 
@@ -201,7 +208,7 @@ def parts_of_document(run: RecordedRun, document: str) -> list[Seen]:
         for sample in run.stream.samples_of(shards.sha256, block, number, before):
             step, within = run.step_of(sample)
             parts = _parts_of_sample(run, step, within, sample, known)
-            seen += [part for part in parts if part.document == document and part.block == block]
+            seen += [part for part in parts if (part.block, part.number) == (block, number)]
     return sorted(seen, key=lambda part: (part.step, part.sample, part.segment))
 
 

@@ -117,9 +117,20 @@ def existing_run(run: str) -> Path:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines, none where it is missing. A last line that a kill cut short is left out."""
+    """The lines of a file of JSON lines, none where it is missing. A last line that a kill cut short is left out.
+
+    Raises DataError where a line is no JSON object.
+    """
     lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    values = []
+    for number, line in enumerate((line for line in lines if line.endswith("\n")), start=1):
+        try:
+            values.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{path}, line {number} is not a JSON object ({error}): restore the file from a copy"
+            ) from error
+    return values
 
 
 def read_skips(run: Path) -> Skips:
@@ -127,7 +138,7 @@ def read_skips(run: Path) -> Skips:
     path = run / SKIP_LIST
     try:
         return Skips(Skip.from_json(line) for line in read_lines(path))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, DataError) as error:
         raise DataError(f"{path} is not a skip list ({error}): restore it from a copy") from error
 
 

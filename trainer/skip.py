@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from conf.exits import DONE, ConfigError
-from data_pipeline.reader import Shards
 from trainer.explain import Arguments, RecordedRun, history, parts_of_document, places_of
-from trainer.run_directory import SKIP_LIST, append_line, existing_run, held, read_lines
+from trainer.run_directory import SKIP_LIST, append_line, existing_run, held, read_lines, read_skips
 
 
 def skip(arguments: list[str]) -> int:
@@ -26,30 +24,32 @@ def skip(arguments: list[str]) -> int:
         "--document", action="append", default=[], help="id of a document to leave out; may be repeated"
     )
     parser.add_argument("--steps", help="A-B: pass over what steps A to B would read")
-    parser.add_argument("--block", action="append", default=[], help="SHARD:NUMBER, as an error of its reader names it")
+    parser.add_argument("--block", action="append", default=[], help="FILE:NUMBER@SHARDS, as its error names it")
     parser.add_argument("--reason", default="", help="a word for the record")
     parser.add_argument("--list", action="store_true", help="show the list, add nothing")
     chosen = parser.parse_args(arguments)
     path = existing_run(chosen.run)
     if chosen.list:
+        read_skips(path)  # says what is wrong with it
         for line in read_lines(path / SKIP_LIST):
             print(_shown(line))
         return DONE
     if not (chosen.document or chosen.steps or chosen.block):
-        raise ConfigError("say what to skip: --document ID, --steps A-B or --block SHARD:NUMBER")
+        raise ConfigError("say what to skip: --document ID, --steps A-B or --block FILE:NUMBER@SHARDS")
     with held(path):
         run = RecordedRun.open(str(path))
         entries = [entry for document in chosen.document for entry in _of_document(run, document)]
         entries += [_of_block(run, block) for block in chosen.block]
         if chosen.steps:
             entries.append(_of_steps(run, chosen.steps))
-        histories = [history(run, document, parts_of_document(run, document)) for document in chosen.document]
         for entry in entries:
             line = {"format": 1, "time": time.time(), "from_sample": run.cursor.samples_done, **entry}
             line |= {"reason": chosen.reason} if chosen.reason else {}
             append_line(path / SKIP_LIST, line)
             print(f"added to {path / SKIP_LIST}: {_shown(line)}")
-    print("\n".join(histories), end="\n" if histories else "")
+        run.stream.skips = read_skips(path)
+        for document in chosen.document:
+            print(history(run, document, parts_of_document(run, document)))
     return DONE
 
 
@@ -59,21 +59,24 @@ def _of_document(run: RecordedRun, document: str) -> Iterator[dict[str, Any]]:
 
 
 def _of_block(run: RecordedRun, name: str) -> dict[str, Any]:
-    shard, _, number = name.rpartition(":")
-    if not shard or not number.isdigit():
-        raise ConfigError(f"--block={name}: write SHARD:NUMBER, for example shard-00012.tar:7")
-    for shards in run.stream.all_shards:
-        block = _block_in(shards, shard, int(number))
-        if block is not None:
-            return {"shard": shard, "manifest": shards.sha256, "block": block}
-    raise ConfigError(f"--block={name}: the shards of {run.path.name} have no such block")
-
-
-def _block_in(shards: Shards, shard: str, number: int) -> int | None:
-    """The block of this number that lies in a shard; blocks are numbered through all shards."""
-    if number >= shards.num_blocks or shards.shard_of(number)[0] != Path(shard).name:
-        return None
-    return number
+    match = re.fullmatch(r"(.+):(\d+)(?:@([0-9a-f]{8,64}))?", name)
+    if not match:
+        raise ConfigError(
+            f"--block={name}: write FILE:NUMBER@SHARDS as the error names it, for example shard-00012.tar:7@1a2b3c4d"
+        )
+    number = int(match[2])
+    found = [
+        shards
+        for shards in run.stream.all_shards
+        if shards.sha256.startswith(match[3] or "")
+        and number < shards.num_blocks
+        and shards.block_name(number, shards.entry(number)).rpartition("@")[0] == f"{match[1]}:{number}"
+    ]
+    if len(found) != 1:
+        known = ", ".join(f"@{shards.sha256[:8]} ({shards.manifest})" for shards in run.stream.all_shards)
+        what = "no such block" if not found else "several such blocks: say which"
+        raise ConfigError(f"--block={name}: the shards of {run.path.name} have {what}; they are {known}")
+    return {"file": match[1], "manifest": found[0].sha256, "block": number}
 
 
 def _of_steps(run: RecordedRun, steps: str) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def _shown(line: dict[str, Any]) -> str:
         if "document" in line
         else f"steps {line['steps'][0]} to {line['steps'][1]}, samples {line['samples'][0]} to {line['samples'][1] - 1}"
         if "steps" in line
-        else f"every document of block {line['block']} in {line['shard']}"
+        else f"every document of block {line['block']} in {line['file']}"
     )
     reason = f" ({line['reason']})" if "reason" in line else ""
     return f"{what}, from sample {line['from_sample']} on{reason}"

@@ -8,6 +8,7 @@ from contextlib import closing
 from conf import schema
 from conf.exits import DONE, ERRORS, STOPPED
 from data_pipeline.batch import Batch
+from data_pipeline.feeder import settle
 from trainer.backend import choose
 from trainer.build import Parts, build
 from trainer.held_out import held_out_loss
@@ -40,6 +41,7 @@ def train(job: schema.Job) -> int:
 def fit(job: schema.Job, run: Run, parts: Parts) -> int:
     """Train until `job.steps` or until asked to stop; says which, as an exit code. Raises DivergedError, DataError."""
     backend = parts.backend
+    settle()
     train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
     micro_batches_per_step = parts.rows_per_step // (job.micro_batch * backend.world.size)
     with (

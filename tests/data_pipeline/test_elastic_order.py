@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from conf.exits import ConfigError
 from conf.schema import Stage
 from data_pipeline.batch import Batch, Cursor
+from data_pipeline.feeder import Share
 from data_pipeline.mixture import whole_weights
 from data_pipeline.shards import Document, write_shards
 from data_pipeline.skips import Skip, Skips
-from data_pipeline.stream import TokenStream, _Share
+from data_pipeline.stream import TokenStream
 
 S = 32
 ROWS = 24  # of a step: 1, 2, 3, 4, 6 and 8 processes can share it
@@ -80,7 +81,7 @@ def rank_batches(
     """What a rank reads; several workers take turns, in the order in which DataLoader asks its processes."""
     if start is not None:
         made.check(start)
-    share = _Share(made, start.samples_done if start else 0, ROWS, micro_batch, rank, world)
+    share = Share(made, start.samples_done if start else 0, ROWS, micro_batch, rank, world)
     turns = [share.every(workers, number) for number in range(workers)] if workers else [iter(share)]
     for turn in itertools.cycle(turns):
         item = next(turn)
@@ -165,7 +166,7 @@ def test_global_batches_are_the_same_for_every_world_worker_and_kill(
 def test_every_document_comes_once_an_epoch(manifest: str, packing: str) -> None:
     made = stream(manifest, packing=packing)
     rows = made.rows_per_epoch
-    batches = list(itertools.islice(_Share(made, 0, rows, 1, 0, 1).every(1, 0), 3 * rows))
+    batches = list(itertools.islice(Share(made, 0, rows, 1, 0, 1).every(1, 0), 3 * rows))
     for epoch in range(3):
         predicted = Counter()
         for batch in batches[epoch * rows : (epoch + 1) * rows]:
@@ -202,7 +203,7 @@ def test_counts_of_batches_are_those_of_their_tokens(manifest: str, annealing: s
         for token in block.tokens.tolist()
     }
     counted, actual = np.zeros(len(made.count_names), np.int64), Counter()
-    for batch in itertools.islice(iter(_Share(made, 0, ROWS, 4, 0, 1)), 6 * STEPS):
+    for batch in itertools.islice(iter(Share(made, 0, ROWS, 4, 0, 1)), 6 * STEPS):
         assert isinstance(batch, Batch)
         counted += batch.counts_K.numpy()
         for row in range(4):
@@ -267,7 +268,7 @@ def test_samples_that_are_passed_over_shift_the_rest_and_nothing_else(
     made = stream(manifest, skips=skips)
     read = [sample for sample in range(1000) if not skips.leaves_out(sample)][: 10 * ROWS]
     plain = stream(manifest)
-    expected = np.concatenate([digest([plain._batch([sample], 1, plain.cursor(0))]) for sample in read])
+    expected = np.concatenate([digest(plain.build([([sample], 0)], 1)) for sample in read])
     before, cursor = run(made, kill, world, 1, 2)
     after, last = run(made, 10 - kill, 1, 0, 6, cursor)
     np.testing.assert_array_equal(np.concatenate(before + after), expected)
@@ -286,7 +287,7 @@ def test_a_document_that_is_left_out_keeps_its_place(manifest: str) -> None:
     seen = made.samples_of(made.shards.sha256, span.block, span.document, 3 * rows)
     assert sample in seen
     for number in range(2 * rows):
-        one, other = (each._batch([number], 1, each.cursor(0)) for each in (plain, made))
+        one, other = (each.build([([number], 0)], 1)[0] for each in (plain, made))
         if number not in seen or number < 30:
             np.testing.assert_array_equal(digest([one]), digest([other]))
             continue
@@ -308,7 +309,7 @@ def test_a_block_that_is_left_out_is_not_read(tmp_path: Path) -> None:
     data[entry.offset + entry.tokens_at] ^= 1
     shard.write_bytes(data)
     made = stream(path, skips=Skips([Skip(0, whole.shards.sha256, 3)]))
-    rows = [made._batch([sample], 1, made.cursor(0)) for sample in range(made.rows_per_epoch)]
+    rows = made.build([([sample], 0) for sample in range(made.rows_per_epoch)], 1)
     told = sum(int(batch.weights_BS.sum()) for batch in rows)
     assert told == made.shards.tokens - made.shards.documents - int((entry.lengths - 1).sum())
 
@@ -365,7 +366,7 @@ def test_kempnerforge_57_a_second_resume_in_an_epoch_keeps_the_offset(manifest: 
 def test_energon_58_the_offset_is_applied_in_the_first_epoch_only(manifest: str) -> None:
     made = stream(manifest)
     rows = made.rows_per_epoch
-    resumed = itertools.islice(_Share(made, rows - 5, rows, 1, 0, 1).every(1, 0), 2 * rows + 5)
+    resumed = itertools.islice(Share(made, rows - 5, rows, 1, 0, 1).every(1, 0), 2 * rows + 5)
     seen = [digest([batch]) for batch in resumed if isinstance(batch, Batch)]
     for epoch in range(2):  # both epochs after the resume are whole
         own = np.concatenate(seen[5 + epoch * rows : 5 + (epoch + 1) * rows])
@@ -469,7 +470,7 @@ def test_cu_seqlens_are_the_segments(manifest: str) -> None:
     made = stream(manifest)
     shapes = set()
     generator = torch.Generator().manual_seed(0)
-    for batch in itertools.islice(iter(_Share(made, 0, ROWS, 3, 0, 1)), 40):
+    for batch in itertools.islice(iter(Share(made, 0, ROWS, 3, 0, 1)), 40):
         assert isinstance(batch, Batch)
         shapes.add(tuple(batch.cu_seqlens_N.shape))
         ends = batch.cu_seqlens_N.tolist()

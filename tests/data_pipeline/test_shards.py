@@ -143,7 +143,7 @@ def test_bytes_that_differ_name_shard_and_block(folder: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"shard-00000\.tar, bytes .*\(block 1\) cannot be read \(the bytes are not those of the manifest: sha256 "
-        r"[0-9a-f]{64}, expected [0-9a-f]{64}; 2 tries\): copy .*gemcutter skip RUN --block shard-00000\.tar:1",
+        r"[0-9a-f]{64}, expected [0-9a-f]{64}; 2 tries\): copy the shards again",
     ):
         list(shards.blocks())
     assert list(shards.blocks(12, 13))  # the others stay readable

@@ -220,7 +220,7 @@ def test_a_broken_shard_reaches_the_trainer_as_itself(tmp_path: Path) -> None:
     data[1500] ^= 255
     shard.write_bytes(data)
     for reader in readers:
-        with pytest.raises(DataError, match=r"^[^\n]*shard-00001\.tar[^\n]*sha256[^\n]*$"):
+        with pytest.raises(DataError, match=r"^[^\n]*shard-00001\.tar[^\n]*sha256[^\n]*--block [^\n]*:\d+@\w{8}`$"):
             take(reader, 100)
 
 
@@ -237,12 +237,13 @@ def test_closing_stops_the_thread(manifest: str) -> None:
 def test_memory_is_bounded(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that may keep next to nothing gives what one gives that keeps all."""
     whole = rows(take(stream(manifest, window_blocks=2), 60))
-    monkeypatch.setattr("data_pipeline.stream._OPEN_WINDOWS", 1)
+    monkeypatch.setattr("data_pipeline.packed._OPEN_WINDOWS", 1)
     monkeypatch.setattr("data_pipeline.reader._HELD_BYTES", 100)
     monkeypatch.setattr("data_pipeline.reader._INDEXES", 1)
+    monkeypatch.setattr("data_pipeline.feeder._ROWS_AT_ONCE", 1)
     made = stream(manifest, window_blocks=2)
     np.testing.assert_array_equal(rows(take(made, 60)), whole)
-    assert len(made._windows) == len(made.shards._indexes) == 1
+    assert len(made._parts[0]._open) == len(made.shards._indexes) == 1
     assert sum(tokens.nbytes for tokens in made.shards._held.values()) == made.shards._held_bytes
     assert len(made.shards._held) <= 6  # the blocks of the last batch
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from conf.schema import Job
 from data_pipeline.batch import Batch
+from data_pipeline.tokenizer import Tokenizer
 from trainer.backend import Backend, choose
 from trainer.build import open_stream
 from trainer.model import Gemma, build_config
@@ -52,7 +53,8 @@ def model_of(job: Job, backend: Backend | None) -> Gemma:
 
 def batches(job: Job, micro_batch: int, steps: int) -> list[list[Batch]]:
     per_step = 12 // micro_batch
-    stream = open_stream(job, job.data.manifest).batches(rows_per_step=12, micro_batch=micro_batch, rank=0, world=1)
+    made = open_stream(job, job.data.manifest, Tokenizer.load(str(job.tokenizer.model)))
+    stream = made.batches(rows_per_step=12, micro_batch=micro_batch, rank=0, world=1)
     taken = list(itertools.islice(stream, per_step * steps))
     stream.close()
     return [taken[n * per_step : (n + 1) * per_step] for n in range(steps)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -76,8 +77,24 @@ class Native:
         model.to_empty(device=self.device)
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            yield (batch.pinned() if self.device.type == "cuda" else batch).to(self.device)
+        return self._copied_ahead(batches) if self.device.type == "cuda" else iter(batches)
+
+    def _copied_ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches on the GPU, each copied from page-locked memory while the one before it is computed with."""
+        copying, ahead = torch.cuda.Stream(self.device), None
+        for batch in itertools.chain(batches, [None]):
+            following = None
+            if batch is not None:
+                with torch.cuda.stream(copying):
+                    following = batch.pinned().to(self.device), copying.record_event()
+            if ahead is not None:
+                copied, done = ahead
+                computing = torch.cuda.current_stream(self.device)
+                computing.wait_event(done)
+                for tensor in copied.tensors():
+                    tensor.record_stream(computing)  # its memory was taken on the other stream
+                yield copied
+            ahead = following
 
     def release(self, model: Gemma) -> None:
         # The root keeps its parameters whole after its forward pass, since backward would need them at once.

@@ -50,7 +50,7 @@ def bits_per_byte(
     them.
     """
     Shards.open(manifest).check_tokenizer(tokenizer)
-    chosen = (tokens for _, tokens in itertools.islice(documents(manifest), limit))
+    chosen = (tokens for _, tokens in itertools.islice(documents(manifest, tokenizer), limit))
     nats, size, predicted, count = 0.0, 0, 0, 0
     while group := list(itertools.islice(chosen, _GROUP)):
         nats += _nats(model, group, sequence_length, batch_tokens)
