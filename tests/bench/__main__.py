@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import loader
+from tests.bench import loader, order
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
-BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {"loader": loader.bench}
+BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {"loader": loader.bench, "order": order.bench}
 
 
 def main() -> None:

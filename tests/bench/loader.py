@@ -32,9 +32,13 @@ from tests.bench import corpus
 from tests.bench.report import Report, Row, compare
 
 ROOT = Path(__file__).parents[2]
-# The ratio to reach against the best of the others; None where none was set.
-BAR_LOADERS: float | None = None
-BAR_NUMPY: float | None = None
+# Against whom, and the ratio to reach against the best of them.
+BARS = {
+    "documents": ("a loader that reads a document per sample", 10.0),
+    "rows": ("loaders of ready rows of S + 1 tokens, unshuffled", 2.0),
+    "shuffled": ("the same, shuffled as ours is", 2.0),
+    "baseline": ("numpy filling five arrays from a memmap", 0.5),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Contestant:
     python: Path
     package: str | None  # whose version is reported
     variant: str | None = None  # None for the fastest, which is the script's first
-    kind: str = "loader"
+    kind: str = "rows"
 
     @property
     def label(self) -> str:
@@ -67,13 +71,17 @@ _HERE = Path(sys.executable)
 _PEERS = "tests.bench.peers"
 OURS = Contestant("ours", "tests.bench.ours", _HERE, None, kind="ours")
 _MOSAICML = ("mosaicml-streaming", f"{_PEERS}.mosaicml_streaming", _own_environment("mosaicml-streaming"))
+_LITDATA = ("litdata", f"{_PEERS}.litdata", _own_environment("litdata"))
 CONTESTANTS = (
-    Contestant("webdataset", f"{_PEERS}.webdataset", _HERE, "webdataset", "documents"),
+    Contestant("webdataset", f"{_PEERS}.webdataset", _HERE, "webdataset", "documents", "documents"),
     Contestant("webdataset", f"{_PEERS}.webdataset", _HERE, "webdataset", "rows"),
     Contestant(*_MOSAICML, "mosaicml-streaming", "index"),
     Contestant(*_MOSAICML, "mosaicml-streaming", "iterate"),
-    Contestant("litdata", f"{_PEERS}.litdata", _own_environment("litdata"), "litdata"),
-    Contestant("datasets", f"{_PEERS}.datasets", _HERE, "datasets"),
+    Contestant(*_MOSAICML, "mosaicml-streaming", "shuffled", "shuffled"),
+    Contestant(*_LITDATA, "litdata", "iterate"),
+    Contestant(*_LITDATA, "litdata", "shuffled", "shuffled"),
+    Contestant("datasets", f"{_PEERS}.datasets", _HERE, "datasets", "iterate-arrow"),
+    Contestant("datasets", f"{_PEERS}.datasets", _HERE, "datasets", "shuffled", "shuffled"),
     Contestant("numpy", f"{_PEERS}.memmap", _HERE, None, "loop", kind="baseline"),
     Contestant("numpy", f"{_PEERS}.memmap", _HERE, None, "concatenate", kind="baseline"),
     Contestant("numpy", f"{_PEERS}.memmap", _HERE, None, "gather", kind="baseline"),
@@ -159,7 +167,7 @@ def reading(settings: Settings, report: Report) -> list[Row]:
     rows = []
     for unit, key in (("s", "tokens_per_second"), ("CPU s", "tokens_per_cpu_second")):
         medians = {label: statistics.median(detail[key]) for label, detail in report.details.items()}
-        for kind, against, bar in (("loader", "loaders", BAR_LOADERS), ("baseline", "numpy", BAR_NUMPY)):
+        for kind, (against, bar) in BARS.items():
             labels = {contestant.label for contestant in CONTESTANTS if contestant.kind == kind}
             peers = {label: value for label, value in medians.items() if label in labels}
             rows.append(compare(f"tokens/{unit}, {against}", medians.get(OURS.label), peers, bar))

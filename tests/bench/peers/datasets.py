@@ -51,6 +51,15 @@ def _iterated(kind: str, rows: Callable[[Any], np.ndarray | Tensor], out: Path, 
             yield inputs_and_targets(rows(batch))
 
 
+def _shuffled(out: Path, S: int, B: int) -> Batches:
+    dataset, epoch = datasets.load_from_disk(str(out)), 0
+    while True:
+        mixed = dataset.shuffle(seed=epoch).with_format("arrow")
+        epoch += 1
+        for first in range(0, len(mixed) - B + 1, B):
+            yield inputs_and_targets(_from_table(mixed[first : first + B]))
+
+
 if __name__ == "__main__":
     run(
         prepare,
@@ -64,6 +73,7 @@ if __name__ == "__main__":
             "iterate-torch": Variant(
                 partial(_iterated, "torch", _from_column), "IterableDataset.iter(B), format torch; no shuffle"
             ),
+            "shuffled": Variant(_shuffled, "dataset.shuffle(seed)[i:j], format arrow"),
             "slice-arrow": Variant(partial(_sliced, "arrow", _from_table), "dataset[i:j], format arrow; no shuffle"),
             "slice-numpy": Variant(partial(_sliced, "numpy", _from_column), "dataset[i:j], format numpy; no shuffle"),
             "slice-torch": Variant(partial(_sliced, "torch", _from_column), "dataset[i:j], format torch; no shuffle"),

@@ -7,6 +7,7 @@ slower by its collation; on chunks of 8 and of 64 MiB, which are alike.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -50,13 +51,13 @@ class _Part:
             yield torch.from_numpy(self.documents.tokens[at : at + self.documents.lengths[number]].copy())
 
 
-def _dataset(out: Path, S: int) -> litdata.StreamingDataset:
+def _dataset(out: Path, S: int, shuffle: bool = False) -> litdata.StreamingDataset:
     loader = litdata.TokensLoader(block_size=S + 1)
-    return litdata.StreamingDataset(str(out), item_loader=loader, shuffle=False, drop_last=True)
+    return litdata.StreamingDataset(str(out), item_loader=loader, shuffle=shuffle, drop_last=True)
 
 
-def _iterated(out: Path, S: int, B: int) -> Batches:
-    dataset = _dataset(out, S)
+def _iterated(out: Path, S: int, B: int, shuffle: bool = False) -> Batches:
+    dataset = _dataset(out, S, shuffle)
     while True:
         rows = (row for row in dataset)  # the dataset is its own iterator and begins again at each iter()
         while len(some := list(islice(rows, B))) == B:
@@ -81,6 +82,9 @@ if __name__ == "__main__":
         prepare,
         {
             "iterate": Variant(_iterated, "iter(StreamingDataset(TokensLoader(S + 1))), torch.stack; no shuffle"),
+            "shuffled": Variant(
+                partial(_iterated, shuffle=True), "iter(StreamingDataset(TokensLoader(S + 1), shuffle)), torch.stack"
+            ),
             "index": Variant(_indexed, "StreamingDataset(TokensLoader(S + 1))[i], torch.stack"),
             "loader": Variant(_loader, "StreamingDataLoader(num_workers=0) over TokensLoader(S + 1); no shuffle"),
         },

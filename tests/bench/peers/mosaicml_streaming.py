@@ -11,6 +11,7 @@ iterating, whose threads compete with the reader for the one core. Both are repo
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -43,13 +44,13 @@ def prepare(documents: Documents, out: Path, S: int) -> None:
             shards.write({"row": row})
 
 
-def _dataset(out: Path, B: int) -> StreamingDataset:
+def _dataset(out: Path, B: int, shuffle: bool = False) -> StreamingDataset:
     clean_stale_shared_memory()  # of a process that was stopped
-    return StreamingDataset(local=str(out), shuffle=False, batch_size=B)
+    return StreamingDataset(local=str(out), shuffle=shuffle, batch_size=B)
 
 
-def _iterated(out: Path, S: int, B: int) -> Batches:
-    dataset = _dataset(out, B)
+def _iterated(out: Path, S: int, B: int, shuffle: bool = False) -> Batches:
+    dataset = _dataset(out, B, shuffle)
     while True:
         rows = iter(dataset)
         while len(some := list(islice(rows, B))) == B:
@@ -83,6 +84,9 @@ if __name__ == "__main__":
         {
             "index": Variant(_indexed, "StreamingDataset[i], np.stack; fixed-size rows, no hashes"),
             "iterate": Variant(_iterated, "iter(StreamingDataset), np.stack; fixed-size rows, no hashes, no shuffle"),
+            "shuffled": Variant(
+                partial(_iterated, shuffle=True), "iter(StreamingDataset(shuffle)), np.stack; no hashes"
+            ),
             "loader": Variant(_loader, "StreamingDataLoader(num_workers=0); fixed-size rows, no hashes, no shuffle"),
             "slice": Variant(_sliced, "StreamingDataset[i:j], np.stack; fixed-size rows, no hashes"),
         },
