@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from conf.compose import compose
-from conf.exits import ERRORS
+from conf.exits import DONE, ERRORS
 
 
 def main(kind: str, overrides: list[str]) -> int:
@@ -36,6 +36,9 @@ def main(kind: str, overrides: list[str]) -> int:
         from trainer.export.job import export
 
         return export(job)
+    except BrokenPipeError:  # whoever reads what `explain` prints, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except ERRORS as error:
         print(f"gemcutter {kind}: {error}", file=sys.stderr)
         declare(error.code)

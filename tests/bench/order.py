@@ -4,11 +4,13 @@ Packing: the lengths of a real corpus, whose logarithms are about normal, packed
 models are trained with. Resume: a manifest that says of a million shards of ten million tokens each what a real one
 says, with a plan of its windows; only the shards that the first batch reads exist. A process of its own opens it in the
 middle of the third epoch; counted is from opening the manifest to holding the first batch, and the most memory the
-process ever held, torch included. Worlds: `readers.py` in real processes, killed by SIGKILL.
+process ever held, torch included. Worlds: `readers.py` in real processes, killed by SIGKILL; asked for by `--worlds`, as
+its two hundred processes take ten minutes on two cores.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -48,12 +50,15 @@ RESUMED_AFTER = 2.4  # epochs
 
 def bench(runs: Path, options: Sequence[str]) -> Report:
     """All figures of the order."""
-    assert not options, "this benchmark has no options"
+    parser = argparse.ArgumentParser(prog="python -m tests.bench order", description=__doc__)
+    parser.add_argument("--worlds", action="store_true", help="kill jobs of real processes, too")
+    chosen = parser.parse_args(options)
     documents = corpus.documents(runs)
     report = Report("order", corpus.about(documents))
     report.rows += packing(documents, report)
     report.rows += resume(runs, report)
-    report.rows += worlds(runs, report)
+    if chosen.worlds:
+        report.rows += worlds(runs, report)
     return report
 
 
