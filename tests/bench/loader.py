@@ -5,12 +5,12 @@ process of its own on one and the same core, without threads of its own for arit
 round begins with another contestant, so that what else the machine does strikes all alike. Figures are medians of the
 rounds. Files are in the page cache: what is measured is the work per token, not the disk.
 
-Reached on two cores of a shared machine, 2026-11-24: 12 times webdataset with a document per sample, 0.41 of numpy (aim
-0.5), 0.51 of the fastest that shuffles ready rows and 0.28 of the fastest that does not (aim 2). What limits it: those
-copy 8 bytes a token and know no documents; filling five arrays costs 28 bytes a token, a third of our time; the rest is
-sha256, packing each window again, and Python for each row. Tried: building 64 rows at once (slower: the arrays leave the
-cache, and fresh pages cost faults; 16 is best), a loop of slices per document instead of one concatenation (slower), and
-sparing the garbage collector (a quarter faster, kept).
+Reached on two cores of a shared machine, 2026-11-24: 12 times webdataset with a document per sample, 0.41 of numpy
+(aim 0.5), 0.51 of the fastest that shuffles ready rows and 0.28 of the fastest that does not (aim 2). What limits it:
+those copy 8 bytes a token and know no documents; filling five arrays costs 28 bytes a token, a third of our time; the
+rest is sha256, packing each window again, and Python for each row. Tried: building 64 rows at once (slower: the
+arrays leave the cache, and fresh pages cost faults; 16 is best), a loop of slices per document instead of one
+concatenation (slower), and sparing the garbage collector (a quarter faster, kept).
 
 Loaders give inputs and targets, ours also segments, positions and weights of several documents a row. The numpy
 baseline gives all five.

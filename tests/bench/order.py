@@ -2,10 +2,10 @@
 
 Packing: the lengths of a real corpus, whose logarithms are about normal, packed by `best_fit` at the sequence lengths
 models are trained with. Resume: a manifest that says of a million shards of ten million tokens each what a real one
-says, with a plan of its windows; only the shards that the first batch reads exist. A process of its own opens it in the
-middle of the third epoch; counted is from opening the manifest to holding the first batch, and the most memory the
-process ever held, torch included. Worlds: `readers.py` in real processes, killed by SIGKILL; asked for by `--worlds`, as
-its two hundred processes take ten minutes on two cores.
+says, with a plan of its windows; only the shards that the first batch reads exist. A process of its own opens it in
+the middle of the third epoch; counted is from opening the manifest to holding the first batch, and the most memory
+the process ever held, torch included. Worlds: `readers.py` in real processes, killed by SIGKILL; asked for by
+`--worlds`, as its two hundred processes take ten minutes on two cores.
 """
 
 from __future__ import annotations
