@@ -20,7 +20,7 @@ from conf.exits import DataError
 from data_pipeline.pack import Rows, pack
 from data_pipeline.reader import Shards
 
-FORMAT = 1
+FORMAT = 2  # 2 counts targets; a plan of another format is made again
 # Raise when packing or windows change what a row holds: cursors and plans of before are then refused.
 VERSION = 2
 
@@ -47,7 +47,8 @@ class Tally:
     """How well a source is packed, in counts that add up."""
 
     rows: int = 0
-    slots: int = 0  # that hold a token
+    targets: int = 0  # of the documents: every token but BOS
+    slots: int = 0  # that hold a token, and predict one of these
     documents: int = 0
     pieces: int = 0
     documents_split: int = 0  # that do not stay in one row
@@ -60,6 +61,7 @@ class Tally:
         pieces_R = np.diff(rows.ends_R, prepend=0)
         split = np.unique(rows.documents_P[rows.starts_P > 0])
         self.rows += len(rows)
+        self.targets += int((lengths - 1).sum())
         self.slots += int(rows.slots_P.sum())
         self.documents += len(lengths)
         self.pieces += len(rows.slots_P)
@@ -90,7 +92,7 @@ class Plan:
 
         fill              share of slots that hold a token
         documents_split   documents that do not stay in one row, and needless_splits those of them that would fit
-        tokens_cut        targets that no row predicts: none, whatever the packing
+        tokens_cut        targets that no row predicts
         cross_document    share of rows that hold several documents, which attention must keep apart
         documents_per_row
         """
@@ -100,7 +102,7 @@ class Plan:
             "fill": round(whole.slots / (whole.rows * self.sequence_length), 6),
             "documents_split": whole.documents_split,
             "needless_splits": whole.needless_splits,
-            "tokens_cut": 0,
+            "tokens_cut": whole.targets - whole.slots,
             "cross_document": round(whole.rows_shared / whole.rows, 6),
             "documents_per_row": round(whole.pieces / whole.rows, 3),
         }
@@ -188,7 +190,7 @@ def load_plan(shards: Shards, how: Packing) -> Plan:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             header, rows = json.loads(stored["header"].tobytes()), stored["rows"]
-        if header["format"] > FORMAT or header["version"] != VERSION or header["manifest"] != shards.sha256:
+        if header["format"] != FORMAT or header["version"] != VERSION or header["manifest"] != shards.sha256:
             return make_plan(shards, how)
         if header["rows_sha256"] != hashlib.sha256(rows.tobytes()).hexdigest():
             raise ValueError("its rows are not those of its digest")

@@ -158,7 +158,8 @@ def _simulate(folder: Path) -> int:
     (folder / "manifest.json").write_text(json.dumps(header))
 
     shards, how = Shards.open(str(folder / "manifest.json")), Packing(SEQUENCE_LENGTH, "best_fit", WINDOW_BLOCKS)
-    tally = Tally(rows=int(rows.sum()), slots=blocks * (TOKENS_PER_BLOCK - BLOCK_DOCUMENTS), most_pieces=3)
+    targets = blocks * (TOKENS_PER_BLOCK - BLOCK_DOCUMENTS)
+    tally = Tally(rows=int(rows.sum()), targets=targets, slots=targets, most_pieces=3)
     (folder / plan_name(how)).write_bytes(dump_plan(shards, how, Plan(rows, [tally], SEQUENCE_LENGTH)))
 
     for shard in read:
