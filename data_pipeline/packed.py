@@ -5,9 +5,8 @@ Knows nothing of the order of samples, of batches or of who reads. Shape suffixe
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,18 +17,22 @@ from data_pipeline.plan import Packing, Windows, load_plan, plan_name
 from data_pipeline.reader import Shards
 from data_pipeline.skips import Skips
 
-_OPEN_WINDOWS = 256  # whose rows are known at a time: one for each source that is read, and those that are just ending
 
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The pieces of a window side by side, in the order of its rows; `ends` are those of the rows.
 
-class Window(NamedTuple):
-    """The pieces of a window side by side, in the order of its rows; `ends` are those of the rows."""
+    `tokens` holds those of the blocks that were asked for, documents end to end, until the window is closed.
+    """
 
+    number: int  # of all windows
     blocks: list[int]
     documents: list[int]  # within their blocks
     starts: list[int]  # first slot within the document
     slots: list[int]
     at: list[int]  # first input among the tokens of the block
     ends: list[int]
+    tokens: dict[int, memoryview] = field(default_factory=dict)
 
     def pieces(self, row: int) -> slice:
         """The pieces of a row."""
@@ -45,7 +48,7 @@ class PackedShards:
         self.names = [source.name for source in shards.sources]
         self._windows = Windows(shards, how)
         self._first_window = [self._windows.of_source(source).start for source in range(len(self.names))]
-        self._open: OrderedDict[int, Window] = OrderedDict()  # the latest used last
+        self._open: dict[int, Window] = {}  # of each source the one that is read; samples pass through them in turn
 
     @property
     def rows(self) -> list[np.ndarray]:
@@ -64,15 +67,19 @@ class PackedShards:
         return whole_weights(given, self.names)
 
     def window(self, source: int, number: int) -> Window:
-        """A window of a source, numbered within it."""
+        """A window of a source, numbered within it; the one that was open is closed."""
         overall = self._first_window[source] + number
-        window = self._open.get(overall)
-        if window is None:
-            window = self._open[overall] = self._pack(overall)
-            if len(self._open) > _OPEN_WINDOWS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(overall)
+        window = self._open.get(source)
+        if window is None or window.number != overall:
+            window = self._open[source] = self._pack(overall)
         return window
+
+    def fetch(self, wanted: Collection[tuple[Window, int]]) -> None:
+        """Give windows the tokens of blocks, all read at once."""
+        blocks = sorted({block for _, block in wanted})
+        tokens_of = dict(zip(blocks, self.shards.tokens_of(blocks), strict=True))
+        for window, block in wanted:  # a tiny window may have been closed and opened again in between
+            window.tokens[block] = tokens_of[block]
 
     def window_of(self, block: int) -> tuple[int, int]:
         """The source and the window within it that hold a block."""
@@ -103,6 +110,7 @@ class PackedShards:
         starts = np.cumsum(lengths) - lengths
         at_P = starts[rows.documents_P] - starts[first_documents[block_P]] + rows.starts_P
         return Window(
+            number=number,
             blocks=(block_P + first).tolist(),
             documents=(rows.documents_P - first_documents[block_P]).tolist(),
             starts=rows.starts_P.tolist(),

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from data_pipeline.tokenizer import Tokenizer
 _REMEDY = "copy the shards again from where they were made, or remove the folder and rerun `gemcutter tokenize`"
 _LISTED = 10_000  # shards whose presence and sizes are checked when a folder is opened: ten requests of an object store
 _INDEXES = 32  # indexes kept in memory
-_HELD_BYTES = 2**30  # of tokens kept in memory: the open windows of several sources
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,14 @@ class Shards:
     tokens: int
     text_bytes: int  # UTF-8 bytes of the text that the tokens encode
     num_blocks: int
+    dtype: np.dtype  # of tokens
     sources: list[Source]
     files: Files
     tokenizer: Tokenizer | None  # what texts become tokens with, where blocks hold texts
     skippable: bool
-    _dtype: np.dtype
     _text_fields: dict[str, str]  # of each source of texts
     _table: _Table
     _indexes: OrderedDict[int, _Index] = field(default_factory=OrderedDict)  # by shard, the latest used last
-    _held: OrderedDict[int, np.ndarray] = field(default_factory=OrderedDict)  # tokens by block, the latest used last
-    _held_bytes: int = 0
 
     @classmethod
     def open(
@@ -123,11 +120,11 @@ class Shards:
                 tokens=header["totals"]["tokens"],
                 text_bytes=header["totals"]["text_bytes"],
                 num_blocks=header["totals"]["blocks"],
+                dtype=np.dtype(header["tokens"]),
                 sources=_sources(header["sources"]),
                 files=files,
                 tokenizer=tokenizer,
                 skippable=skippable,
-                _dtype=np.dtype(header["tokens"]),
                 _text_fields=header.get("text_fields", {}),
                 _table=table,
             )
@@ -148,7 +145,7 @@ class Shards:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process gets: not what was read."""
-        return self.__dict__ | {"_indexes": OrderedDict(), "_held": OrderedDict(), "_held_bytes": 0}
+        return self.__dict__ | {"_indexes": OrderedDict()}
 
     def lengths(self, first: int, stop: int) -> np.ndarray:
         """Tokens of each document of the blocks [first, stop), int64, from the indexes alone."""
@@ -165,20 +162,11 @@ class Shards:
         shard, within = self._table.find(block)
         return self._index(shard).entry(within)
 
-    def tokens_of(self, blocks: Iterable[int]) -> dict[int, np.ndarray]:
-        """The tokens of each block, its documents end to end; all that is not in memory is fetched at once."""
-        wanted = list(dict.fromkeys(blocks))
-        found = {block: self._held[block] for block in wanted if block in self._held}
-        missing = [block for block in wanted if block not in found]
-        entries = [self.entry(block) for block in missing]
-        for block, entry, data in zip(missing, entries, self._fetch(missing, entries), strict=True):
-            found[block] = self._held[block] = self._tokens(block, entry, data)
-            self._held_bytes += self._held[block].nbytes
-        for block in wanted:
-            self._held.move_to_end(block)
-        while self._held_bytes > _HELD_BYTES and len(self._held) > len(wanted):
-            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
-        return found
+    def tokens_of(self, blocks: Sequence[int]) -> list[memoryview]:
+        """The tokens of each block, its documents end to end; all are fetched at once."""
+        entries = [self.entry(block) for block in blocks]
+        read = zip(blocks, entries, self._fetch(blocks, entries), strict=True)
+        return [self._tokens(block, entry, data).data for block, entry, data in read]
 
     def blocks(self, first: int = 0, stop: int | None = None) -> Iterator[Block]:
         """The blocks [first, stop) with all that is known of their documents, each read anew and verified."""
@@ -242,7 +230,7 @@ class Shards:
     def _tokens(self, number: int, entry: BlockEntry, data: bytes) -> np.ndarray:
         if entry.tokens_at < 0:
             return self._encoded(number, entry, data)
-        return np.frombuffer(data, self._dtype, int(entry.lengths.sum(dtype=np.int64)), entry.tokens_at)
+        return np.frombuffer(data, self.dtype, int(entry.lengths.sum(dtype=np.int64)), entry.tokens_at)
 
     def _encoded(self, number: int, entry: BlockEntry, data: bytes) -> np.ndarray:
         """The tokens of a block of texts."""
@@ -255,7 +243,7 @@ class Shards:
                 "says, though texts and tokenizer are the same: another version of sentencepiece made the index; make "
                 "it again"
             )
-        return np.concatenate(tokens).astype(self._dtype)
+        return np.concatenate(tokens).astype(self.dtype)
 
     def _index(self, shard: int) -> _Index:
         index = self._indexes.get(shard)

@@ -7,7 +7,7 @@ of one document, or of padding.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,20 +16,20 @@ import numpy as np
 class Row(NamedTuple):
     """The runs of a row, side by side in lists.
 
-    tokens    an array that holds the run; any that is long enough where it is left out
+    tokens    a buffer of tokens that holds the run; any that is long enough where it is left out
     at        index of its first input there; the target of its last slot stands at + slots
     slots
     left_out  numbers of the runs whose targets do not count
     """
 
-    tokens: list[np.ndarray]
+    tokens: list[memoryview]
     at: list[int]
     slots: list[int]
     left_out: tuple[int, ...] = ()
 
 
 class Arrays(NamedTuple):
-    """See `batch.Batch`. `slots_P` is of each run, in the order of the positions; `runs_B` how many each row has."""
+    """See `batch.Batch`. `slots_P` of each run, in the order of the positions."""
 
     tokens_BS: np.ndarray
     targets_BS: np.ndarray
@@ -37,24 +37,24 @@ class Arrays(NamedTuple):
     positions_BS: np.ndarray
     weights_BS: np.ndarray
     slots_P: np.ndarray
-    runs_B: list[int]
 
 
-def fill(rows: Iterable[Row], num_rows: int, sequence_length: int) -> Arrays:
-    """The arrays of `num_rows` rows: those given, then empty ones. What no run covers is 0 throughout."""
+def fill(rows: Sequence[Row], num_rows: int, sequence_length: int, dtype: np.dtype) -> Arrays:
+    """The arrays of `num_rows` rows: those given, then empty ones. What no run covers is 0 throughout.
+
+    `dtype` is that of the tokens in the buffers of all runs.
+    """
     shape = (num_rows, sequence_length)
-    nothing = np.zeros(sequence_length, np.uint16)
-    inputs: list[np.ndarray] = []  # views, one a run: numpy copies all of them in one call
-    targets: list[np.ndarray] = []
+    nothing = np.zeros(sequence_length, dtype).data
+    inputs: list[memoryview] = []  # one a run, all copied in one call: slices of buffers cost a third of numpy's
+    targets: list[memoryview] = []
     slots: list[int] = []
     segments: list[int] = []
     left_out: list[int] = []
     padding: list[int] = []  # numbers of the runs that are none
-    runs: list[int] = []
     for row in rows:
-        before = len(slots)
         if row.left_out:
-            left_out += [before + run for run in row.left_out]
+            left_out += [len(slots) + run for run in row.left_out]
         inputs += [tokens[at : at + n] for tokens, at, n in zip(row.tokens, row.at, row.slots)]  # noqa: B905  # hot
         targets += [tokens[at + 1 : at + 1 + n] for tokens, at, n in zip(row.tokens, row.at, row.slots)]  # noqa: B905
         slots += row.slots
@@ -65,32 +65,33 @@ def fill(rows: Iterable[Row], num_rows: int, sequence_length: int) -> Arrays:
             targets.append(nothing[:free])
             segments.append(0)
             slots.append(free)
-        runs.append(len(slots) - before)
-    empty = num_rows - len(runs)
+    empty = num_rows - len(rows)
     padding += range(len(slots), len(slots) + empty)
     inputs += [nothing] * empty
     targets += [nothing] * empty
     segments += [0] * empty
     slots += [sequence_length] * empty
-    runs += [1] * empty
 
     slots_P, segments_P = np.array(slots, dtype=np.int64), np.array(segments, dtype=np.int32)
-    weights_P = np.ones(len(slots), np.float32)
-    weights_P[padding + left_out] = 0
     starts_P = slots_P.cumsum() - slots_P
     positions = _count(num_rows * sequence_length) - starts_P.astype(np.int32).repeat(slots_P)
     for run in padding:
         start = int(starts_P[run])
         positions[start : start + slots[run]] = 0
+    weights_P = np.ones(len(slots), np.float32)
+    weights_P[padding + left_out] = 0
     return Arrays(
-        tokens_BS=np.concatenate(inputs, dtype=np.int64, casting="same_kind").reshape(shape),
-        targets_BS=np.concatenate(targets, dtype=np.int64, casting="same_kind").reshape(shape),
+        tokens_BS=_joined(inputs, dtype).reshape(shape),
+        targets_BS=_joined(targets, dtype).reshape(shape),
         segments_BS=segments_P.repeat(slots_P).reshape(shape),
         positions_BS=positions.reshape(shape),
         weights_BS=weights_P.repeat(slots_P).reshape(shape),
         slots_P=slots_P,
-        runs_B=runs,
     )
+
+
+def _joined(runs: list[memoryview], dtype: np.dtype) -> np.ndarray:
+    return np.frombuffer(b"".join(runs), dtype).astype(np.int64)
 
 
 @functools.lru_cache(maxsize=2)

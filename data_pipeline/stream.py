@@ -170,12 +170,13 @@ class TokenStream:
         """
         samples = [sample for own, _ in wanted for sample in [*own, *[None] * (rows - len(own))]]
         packed, sources = self._rows(samples)
-        filled = fill(packed, len(samples), self.how.sequence_length)
-        ends, runs, batches = filled.slots_P.cumsum(), iter(filled.runs_B), []
-        last_run, storage = 0, self._storage_counts()
+        filled = fill(packed, len(samples), self.how.sequence_length, self.shards.dtype)
+        cu_seqlens, longest = self._sequences(filled.slots_P, len(wanted), rows)
+        counts, cursor, batches = self._counts(packed, sources, rows), None, []
         for number, (_, samples_done) in enumerate(wanted):
+            if cursor is None or cursor.samples_done != samples_done:
+                cursor = self.cursor(samples_done)
             here = slice(number * rows, (number + 1) * rows)
-            first_run, last_run = last_run, last_run + sum(next(runs) for _ in range(rows))
             batches.append(
                 Batch(
                     tokens_BS=torch.from_numpy(filled.tokens_BS[here]),
@@ -183,10 +184,10 @@ class TokenStream:
                     segments_BS=torch.from_numpy(filled.segments_BS[here]),
                     positions_BS=torch.from_numpy(filled.positions_BS[here]),
                     weights_BS=torch.from_numpy(filled.weights_BS[here]),
-                    cu_seqlens_N=self._cu_seqlens(ends[first_run:last_run], number, rows),
-                    longest=int(filled.slots_P[first_run:last_run].max()),
-                    counts_K=self._counts(packed[here], sources[here], storage if number == 0 else _NO_STORAGE),
-                    cursor=self.cursor(samples_done),
+                    cu_seqlens_N=torch.from_numpy(cu_seqlens[number]),
+                    longest=longest[number],
+                    counts_K=torch.from_numpy(counts[number]),
+                    cursor=cursor,
                 )
             )
         return batches
@@ -303,6 +304,12 @@ class TokenStream:
         for number, part in enumerate(self._parts):
             if part.shards.sha256 == shards.sha256:
                 return number
+            if part.shards.tokenizer_sha256 != shards.tokenizer_sha256:
+                raise ConfigError(
+                    f"a stage of data.mixture reads {shards.manifest}, whose tokens were made with another tokenizer "
+                    f"(sha256 {shards.tokenizer_sha256}) than those of {part.shards.manifest} "
+                    f"({part.shards.tokenizer_sha256}): rerun `gemcutter tokenize` with the same tokenizer.model"
+                )
         self._parts.append(PackedShards(shards, self.how))
         return len(self._parts) - 1
 
@@ -329,55 +336,63 @@ class TokenStream:
 
     def _rows(self, samples: Sequence[int | None]) -> tuple[list[Row], list[int]]:
         """The rows of samples, None for an empty one, and their sources; tokens of all of them are fetched at once."""
-        found: list[tuple[PackedShards, list[int], list[int], list[int], tuple[int, ...]]] = []
-        sources, needed = [], {part: set[int]() for part in self._parts}
+        found: list[tuple[Window, slice, tuple[int, ...]]] = []
+        sources: list[int] = []
+        absent: dict[PackedShards, set[tuple[Window, int]]] = {}
         place, skipping = self.order.place, bool(self.skips.entries)
         for sample in samples:
             if sample is None:
-                found.append((self._parts[0], [], [], [], ()))
+                found.append((_NO_WINDOW, slice(0), ()))
                 sources.append(0)
                 continue
             source, _, number, row = place(sample)
             part, own = self._places[source]
             window = part.window(own, number)
             here = window.pieces(row)
-            blocks = window.blocks[here]
-            left_out: tuple[int, ...] = ()
-            if skipping:
-                left_out = part.left_out(window, row, sample, self.skips)
-            if left_out:
-                needed[part].update(block for piece, block in enumerate(blocks) if piece not in left_out)
-            else:
-                needed[part].update(blocks)
-            found.append((part, blocks, window.at[here], window.slots[here], left_out))
+            left_out = part.left_out(window, row, sample, self.skips) if skipping else ()
+            for piece, block in enumerate(window.blocks[here]):
+                if block not in window.tokens and piece not in left_out:
+                    absent.setdefault(part, set()).add((window, block))
+            found.append((window, here, left_out))
             sources.append(source)
-        held = {part: part.shards.tokens_of(sorted(blocks)) for part, blocks in needed.items()}
+        for part, wanted in absent.items():
+            part.fetch(wanted)
         rows = []
-        for part, blocks, at, slots, left_out in found:
-            tokens = held[part]
-            if left_out:  # tokens of what is left out may not have been read, and must not be seen
-                blank = np.zeros(self.how.sequence_length + 1, np.uint16)
-                arrays = [blank if piece in left_out else tokens[block] for piece, block in enumerate(blocks)]
+        for window, here, left_out in found:
+            blocks, at, slots = window.blocks[here], window.at[here], window.slots[here]
+            if left_out:  # their tokens may not have been read, and must not be seen
+                blank = np.zeros(self.how.sequence_length + 1, self.shards.dtype).data
+                tokens = [blank if piece in left_out else window.tokens[block] for piece, block in enumerate(blocks)]
                 at = [0 if piece in left_out else first for piece, first in enumerate(at)]
             else:
-                arrays = [tokens[block] for block in blocks]
-            rows.append(Row(arrays, at, slots, left_out))
+                tokens = [window.tokens[block] for block in blocks]
+            rows.append(Row(tokens, at, slots, left_out))
         return rows, sources
 
-    def _cu_seqlens(self, ends: np.ndarray, number: int, rows: int) -> torch.Tensor:
-        """Ends of the runs of batch `number` among those that were filled together, up to the fixed length."""
-        S = self.how.sequence_length
-        cu_seqlens_N = np.full(rows * (self._most_pieces + 1) + 1, rows * S, np.int32)
-        cu_seqlens_N[0], cu_seqlens_N[1 : len(ends) + 1] = 0, ends - number * rows * S
-        return torch.from_numpy(cu_seqlens_N)
+    def _sequences(self, slots_P: np.ndarray, batches: int, rows: int) -> tuple[np.ndarray, list[int]]:
+        """`cu_seqlens_N` and `longest` of batches, from the slots of their runs."""
+        size = rows * self.how.sequence_length
+        ends_P = slots_P.cumsum()
+        stops = np.searchsorted(ends_P, np.arange(1, batches + 1) * size, side="right").tolist()
+        cu_seqlens = np.full((batches, rows * (self._most_pieces + 1) + 1), size, np.int32)
+        cu_seqlens[:, 0] = 0
+        longest, first = [], 0
+        for number, stop in enumerate(stops):
+            cu_seqlens[number, 1 : stop - first + 1] = ends_P[first:stop] - number * size
+            longest.append(int(slots_P[first:stop].max()))
+            first = stop
+        return cu_seqlens, longest
 
-    def _counts(self, rows: Sequence[Row], sources: Sequence[int], storage: list[int]) -> torch.Tensor:
-        counts = [0] * len(self.names)
-        for row, source in zip(rows, sources, strict=True):
-            counts[source] += sum(row.slots)
+    def _counts(self, packed: Sequence[Row], sources: Sequence[int], rows: int) -> np.ndarray:
+        """`counts_K` of batches; what storage suffered is told by the first."""
+        counts = [[0] * len(self.count_names) for _ in range(0, len(packed), rows)]
+        for number, (row, source) in enumerate(zip(packed, sources, strict=True)):
+            counted = sum(row.slots)
             if row.left_out:
-                counts[source] -= sum(row.slots[piece] for piece in row.left_out)
-        return torch.from_numpy(np.array(counts + storage, dtype=np.int64))
+                counted -= sum(row.slots[piece] for piece in row.left_out)
+            counts[number // rows][source] += counted
+        counts[0][len(self.names) :] = self._storage_counts()
+        return np.array(counts, dtype=np.int64)
 
     def _storage_counts(self) -> list[int]:
         """What storage has suffered since the batch before."""
@@ -387,8 +402,8 @@ class TokenStream:
         return since
 
 
+_NO_WINDOW = Window(-1, [], [], [], [], [], [])
 _STORAGE = ("retries", "refetched", "quarantined", "bytes_fetched")
-_NO_STORAGE = [0] * len(_STORAGE)
 _KEYS = {
     "seed": "seed",
     "sequence_length": "data.sequence_length",

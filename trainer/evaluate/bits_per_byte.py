@@ -73,7 +73,7 @@ def _nats(model: Gemma, group: list[np.ndarray], sequence_length: int, batch_tok
     total = 0.0
     for first in range(0, len(rows), size):
         numbers = range(first, min(first + size, len(rows)))
-        filled = fill((_row(group, rows, number) for number in numbers), len(numbers), S)
+        filled = fill([_row(group, rows, number) for number in numbers], len(numbers), S, group[0].dtype)
         arrays = (filled.tokens_BS, filled.segments_BS, filled.positions_BS, filled.targets_BS, filled.weights_BS)
         total += model(*(torch.from_numpy(array).to(device) for array in arrays)).double().item()
     return total
@@ -82,7 +82,7 @@ def _nats(model: Gemma, group: list[np.ndarray], sequence_length: int, batch_tok
 def _row(group: list[np.ndarray], rows: Rows, number: int) -> Row:
     pieces = list(rows.pieces(number))
     return Row(
-        [group[piece.document] for piece in pieces],
+        [group[piece.document].data for piece in pieces],
         [piece.start for piece in pieces],
         [piece.slots for piece in pieces],
     )
