@@ -14,6 +14,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -338,7 +339,6 @@ class TokenStream:
         """The rows of samples, None for an empty one, and their sources; tokens of all of them are fetched at once."""
         found: list[tuple[Window, slice, tuple[int, ...]]] = []
         sources: list[int] = []
-        absent: dict[PackedShards, set[tuple[Window, int]]] = {}
         place, skipping = self.order.place, bool(self.skips.entries)
         for sample in samples:
             if sample is None:
@@ -348,39 +348,42 @@ class TokenStream:
             source, _, number, row = place(sample)
             part, own = self._places[source]
             window = part.window(own, number)
-            here = window.pieces(row)
             left_out = part.left_out(window, row, sample, self.skips) if skipping else ()
-            for piece, block in enumerate(window.blocks[here]):
-                if block not in window.tokens and piece not in left_out:
-                    absent.setdefault(part, set()).add((window, block))
-            found.append((window, here, left_out))
+            found.append((window, window.pieces(row), left_out))
             sources.append(source)
+        try:
+            return [self._row(*where) for where in found], sources
+        except KeyError:  # of a block that was not read yet: rare, and asking first would cost every row
+            absent: dict[PackedShards, set[tuple[Window, int]]] = {}
+            for (window, here, left_out), source in zip(found, sources, strict=True):
+                for piece, block in enumerate(window.blocks[here]):
+                    if block not in window.tokens and piece not in left_out:
+                        absent.setdefault(self._places[source][0], set()).add((window, block))
         for part, wanted in absent.items():
             part.fetch(wanted)
-        rows = []
-        for window, here, left_out in found:
-            blocks, at, slots = window.blocks[here], window.at[here], window.slots[here]
-            if left_out:  # their tokens may not have been read, and must not be seen
-                blank = np.zeros(self.how.sequence_length + 1, self.shards.dtype).data
-                tokens = [blank if piece in left_out else window.tokens[block] for piece, block in enumerate(blocks)]
-                at = [0 if piece in left_out else first for piece, first in enumerate(at)]
-            else:
-                tokens = [window.tokens[block] for block in blocks]
-            rows.append(Row(tokens, at, slots, left_out))
-        return rows, sources
+        return [self._row(*where) for where in found], sources
+
+    def _row(self, window: Window, here: slice, left_out: tuple[int, ...]) -> Row:
+        """A row of a window. Raises KeyError where tokens of it were not fetched."""
+        blocks, at, slots = window.blocks[here], window.at[here], window.slots[here]
+        if not left_out:
+            return Row([window.tokens[block] for block in blocks], at, slots)
+        # Tokens of what is left out may not have been read, and must not be seen.
+        blank = np.zeros(self.how.sequence_length + 1, self.shards.dtype).data
+        tokens = [blank if piece in left_out else window.tokens[block] for piece, block in enumerate(blocks)]
+        at = [0 if piece in left_out else first for piece, first in enumerate(at)]
+        return Row(tokens, at, slots, left_out)
 
     def _sequences(self, slots_P: np.ndarray, batches: int, rows: int) -> tuple[np.ndarray, list[int]]:
         """`cu_seqlens_N` and `longest` of batches, from the slots of their runs."""
         size = rows * self.how.sequence_length
         ends_P = slots_P.cumsum()
-        stops = np.searchsorted(ends_P, np.arange(1, batches + 1) * size, side="right").tolist()
+        begins = [0, *ends_P.searchsorted([size * number for number in range(1, batches)], side="right").tolist()]
         cu_seqlens = np.full((batches, rows * (self._most_pieces + 1) + 1), size, np.int32)
         cu_seqlens[:, 0] = 0
-        longest, first = [], 0
-        for number, stop in enumerate(stops):
-            cu_seqlens[number, 1 : stop - first + 1] = ends_P[first:stop] - number * size
-            longest.append(int(slots_P[first:stop].max()))
-            first = stop
+        for number, (begin, end) in enumerate(pairwise([*begins, len(ends_P)])):
+            cu_seqlens[number, 1 : end - begin + 1] = ends_P[begin:end] - number * size
+        longest = np.maximum.reduceat(slots_P, begins).tolist()
         return cu_seqlens, longest
 
     def _counts(self, packed: Sequence[Row], sources: Sequence[int], rows: int) -> np.ndarray:
