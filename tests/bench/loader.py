@@ -5,12 +5,18 @@ process of its own on one and the same core, without threads of its own for arit
 round begins with another contestant, so that what else the machine does strikes all alike. Figures are medians of the
 rounds. Files are in the page cache: what is measured is the work per token, not the disk.
 
-Reached on two cores of a shared machine, 2026-11-24: 12 times webdataset with a document per sample, 0.41 of numpy
-(aim 0.5), 0.51 of the fastest that shuffles ready rows and 0.28 of the fastest that does not (aim 2). What limits it:
-those copy 8 bytes a token and know no documents; filling five arrays costs 28 bytes a token, a third of our time; the
-rest is sha256, packing each window again, and Python for each row. Tried: building 64 rows at once (slower: the
-arrays leave the cache, and fresh pages cost faults; 16 is best), a loop of slices per document instead of one
-concatenation (slower), and sparing the garbage collector (a quarter faster, kept).
+Reached on two cores of a shared machine, 2026-11-24 (medians of 5 rounds of 4 s): 13.2 times webdataset with a document
+per sample, 0.61 of numpy (aim 0.5); 0.67 of the fastest that shuffles ready rows and 0.35 of the fastest that does not
+(aim 2: missed). What limits it: those copy 8 bytes a token and know no documents; ours writes 28 bytes of five arrays,
+and a batch of 16,384 tokens may take 88 us to be twice as fast as the best that shuffles. Checking sha256 takes 21 of
+that, reading 5 and packing windows from lengths 20, before anything is filled. Filling takes 80, the rest is Python for
+each row; a compiled fill was not tried.
+
+Tried. Kept: slices of memoryviews joined as bytes instead of slices of arrays concatenated (a third of the fill),
+tokens that are freed with their window, so that the next one finds memory that is already mapped (a fifth), sparing the
+garbage collector (a quarter). Not kept: building 64 rows at once (the arrays leave the cache, and fresh pages cost
+faults; 16 is best), targets as the inputs moved by one (copying between int64 arrays 8 bytes apart took 50 us), one
+gather by computed indices, a loop of slices per document.
 
 Loaders give inputs and targets, ours also segments, positions and weights of several documents a row. The numpy
 baseline gives all five.
