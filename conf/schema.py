@@ -138,6 +138,8 @@ class Optim:
 class Mesh:
     replica: int = key(1, "replicas of the sharded model, across slices or nodes; -1: the rest")
     fsdp: int = key(-1, "processes that share one copy of the parameters; -1: the rest")
+    context: int = key(1, "processes that share the positions of each row, for long rows; -1: the rest")
+    tensor: int = key(1, "processes that share the heads and hidden units of each layer; -1: the rest")
     reduce_dtype: str = key("fp32", "fp32 or bf16: precision in which gradients are summed over processes")
 
 
@@ -268,6 +270,9 @@ IDENTITY = (
 )  # fmt: skip
 
 
+AXES = ("replica", "fsdp", "context", "tensor")  # of the mesh, outermost first: processes of the last are neighbours
+
+
 def get(job: Any, path: str) -> Any:
     """The value at a dotted path."""
     for part in path.split("."):
@@ -366,8 +371,10 @@ def _check_batch(job: Job) -> list[str]:
     return check_rows(job, feeders)
 
 
-def check_rows(job: Job, feeders: int) -> list[str]:
-    """Whether `feeders` processes can share the rows of a step evenly."""
+def check_rows(job: Job, processes: int) -> list[str]:
+    """Whether so many processes can share the rows of a step evenly; those that share rows count as one."""
+    shared = axes(job, processes)["context"] * axes(job, processes)["tensor"]
+    feeders = processes // shared
     rows, share = job.tokens_per_step // job.data.sequence_length, job.micro_batch * feeders
     if rows % share == 0:
         return []
@@ -376,6 +383,7 @@ def check_rows(job: Job, feeders: int) -> list[str]:
         return [
             f"a step of tokens_per_step={job.tokens_per_step} holds {rows} rows of data.sequence_length="
             f"{job.data.sequence_length}, which {feeders} processes cannot share evenly: use one of {legal} processes"
+            + (" (mesh.replica x mesh.fsdp; those of mesh.context and mesh.tensor share rows)" if shared > 1 else "")
         ]
     legal = [n for n in range(1, rows // feeders + 1) if (rows // feeders) % n == 0]
     return [
@@ -386,25 +394,42 @@ def check_rows(job: Job, feeders: int) -> list[str]:
 
 
 def _check_mesh(job: Job) -> list[str]:
-    axes = {"mesh.replica": job.mesh.replica, "mesh.fsdp": job.mesh.fsdp}
-    problems = [f"{path}={n} must be -1 (the rest) or at least 1" for path, n in axes.items() if n == 0 or n < -1]
-    if list(axes.values()).count(-1) > 1:
-        problems.append(f"only one axis may be -1 (the rest), not {' and '.join(axes)}")
-    if not problems and job.launch.processes is not None:
-        problems += check_mesh_size(job, job.launch.processes, "launch.processes")
+    sizes = {f"mesh.{axis}": getattr(job.mesh, axis) for axis in AXES}
+    problems = [f"{path}={n} must be -1 (the rest) or at least 1" for path, n in sizes.items() if n == 0 or n < -1]
+    if list(sizes.values()).count(-1) > 1:
+        rest = " and ".join(path for path, n in sizes.items() if n == -1)
+        problems.append(f"only one axis may be -1 (the rest), not {rest}")
+    if not problems and (processes := planned_processes(job)) is not None:
+        origin = "launch.processes" if job.launch.processes is not None else "the product of the axes"
+        problems += check_mesh_size(job, processes, origin)
     return problems
 
 
 def check_mesh_size(job: Job, processes: int, origin: str) -> list[str]:
-    """Whether the mesh axes multiply to the number of processes."""
-    fixed = math.prod(n for n in (job.mesh.replica, job.mesh.fsdp) if n != -1)
-    rest = -1 in (job.mesh.replica, job.mesh.fsdp)
-    if fixed == processes or (rest and processes % fixed == 0):
-        return []
-    return [
-        f"mesh.replica={job.mesh.replica} x mesh.fsdp={job.mesh.fsdp} does not match {origin}={processes}: "
-        f"set mesh.fsdp=-1, or axes whose product is {processes}"
-    ]
+    """Whether the mesh axes multiply to the number of processes, and the rows can be shared as they say."""
+    fixed = math.prod(n for axis in AXES if (n := getattr(job.mesh, axis)) != -1)
+    rest = any(getattr(job.mesh, axis) == -1 for axis in AXES)
+    if fixed != processes and not (rest and processes % fixed == 0):
+        shown = [axis for axis in AXES if axis in ("replica", "fsdp") or getattr(job.mesh, axis) != 1]
+        product = " x ".join(f"mesh.{axis}={getattr(job.mesh, axis)}" for axis in shown)
+        return [
+            f"{product} does not match {origin}={processes}: set mesh.fsdp=-1, or axes whose product is {processes}"
+        ]
+    found = axes(job, processes)
+    parts = found["context"] * found["tensor"]
+    if job.data.sequence_length % parts:
+        return [
+            f"data.sequence_length={job.data.sequence_length} is not a multiple of mesh.context={found['context']} x "
+            f"mesh.tensor={found['tensor']}, which share the positions of each row"
+        ]
+    return []
+
+
+def axes(job: Job, processes: int) -> dict[str, int]:
+    """The size of each mesh axis, outermost first, where so many processes run."""
+    sizes = {axis: getattr(job.mesh, axis) for axis in AXES}
+    rest = processes // math.prod(n for n in sizes.values() if n != -1)
+    return {axis: rest if n == -1 else n for axis, n in sizes.items()}
 
 
 def planned_processes(job: Job) -> int | None:
@@ -413,7 +438,7 @@ def planned_processes(job: Job) -> int | None:
         return job.launch.processes
     if job.backend.name == "cuda":
         return None
-    return math.prod(n for n in (job.mesh.replica, job.mesh.fsdp) if n != -1)
+    return math.prod(n for axis in AXES if (n := getattr(job.mesh, axis)) != -1)
 
 
 def identity(job: Job) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     rows_per_step = job.tokens_per_step // job.data.sequence_length
     stream.refuse_repetitions(job.data.max_repetitions, job.steps * rows_per_step)
     config = build_config(job.model, tokenizer.vocab_size)
+    if problems := backend.problems(config):
+        raise ConfigError("; ".join(problems))
     attempt, last = claim(directory, tokenizer_path, backend)
     if last is not None:  # checkpoint.directory may hold another run's
         refuse_other_identity(last.state["identity"], job, str(last.payload))
@@ -83,7 +85,7 @@ def claim(directory: RunDirectory, tokenizer: Path, backend: Backend) -> tuple[i
     still commit one.
     """
     said = torch.zeros(2, dtype=torch.int64, device=backend.device)
-    if backend.world.rank == 0:
+    if backend.processes.rank == 0:
         attempt = directory.claim()
         keep_tokenizer(tokenizer, directory.path / "tokenizer.model")
         last = checkpoint.find(directory.checkpoints)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from conf import schema
 from trainer.model import Gemma
@@ -22,7 +23,11 @@ def build_optimizer(model: Gemma, optim: schema.Optim) -> torch.optim.AdamW:
     for name, parameter in model.named_parameters():
         (exempt if parameter.ndim < 2 or name.endswith("embedding.weight") else decayed).append(parameter)
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": exempt, "weight_decay": 0.0}],
+        [
+            {"params": group, "weight_decay": weight_decay}
+            for parameters, weight_decay in ((decayed, optim.weight_decay), (exempt, 0.0))
+            for group in _by_mesh(parameters)
+        ],
         lr=optim.peak_lr,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
@@ -33,6 +38,14 @@ def build_optimizer(model: Gemma, optim: schema.Optim) -> torch.optim.AdamW:
         moments = {moment: torch.zeros_like(parameter, requires_grad=False) for moment in MOMENTS}
         optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
     return optimizer
+
+
+def _by_mesh(parameters: list[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
+    """Parameters in groups whose shards lie on one mesh: a fused update takes no others together."""
+    groups: dict[object, list[torch.nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.device_mesh if isinstance(parameter, DTensor) else None, []).append(parameter)
+    return list(groups.values())
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

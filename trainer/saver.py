@@ -40,7 +40,7 @@ class Saver:
                 return True
             self._failed += 1
             self._retry_at = run.step + 2**self._failed
-            if backend.world.rank == 0:  # what was written of it would keep a full disk full, for the ledger too
+            if backend.processes.rank == 0:  # what was written of it would keep a full disk full, for the ledger too
                 shutil.rmtree(directory / checkpoint.step_name(run.step) / attempt, ignore_errors=True)
             self._report.event("save_failed", step=run.step, error=str(error))
             if self._failed >= self._keys.max_failed:
@@ -52,7 +52,7 @@ class Saver:
             return False
         self._failed, self._retry_at = 0, None
         self._report.event("checkpoint", step=run.step)
-        if backend.world.rank == 0:
+        if backend.processes.rank == 0:
             self._retain()
         return True
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 from data_pipeline.batch import Batch
@@ -33,7 +34,7 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
             share = loss_of(model, batch, z_loss) / tokens.clamp(min=1)  # every document of a step may be left out
             share.backward()
             loss += share.detach()
-        grad_norm = clip_gradients(model, clip_norm)
+        grad_norm = clip_gradients(model, clip_norm, backend)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return {"loss": backend.total(loss), "grad_norm": grad_norm, "tokens": tokens, "counts_K": counts_K}
@@ -50,10 +51,24 @@ def loss_of(model: Gemma, batch: Batch, z_loss: float = 0.0) -> Tensor:
     return loss
 
 
-def clip_gradients(model: Gemma, clip_norm: float) -> Tensor:
-    """Scale all gradients so that their global norm is at most `clip_norm`; returns the norm before."""
-    parameters = list(model.parameters())
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+def clip_gradients(model: Gemma, clip_norm: float, backend: Backend) -> Tensor:
+    """Scale all gradients so that their global norm is at most `clip_norm`; returns the norm before.
+
+    Their meshes may differ, which `torch.nn.utils.clip_grad_norm_` refuses.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    # Each process adds squares of the parts it holds, tensor by tensor; a part that n processes hold counts 1 / n each.
+    copies = torch.tensor([_copies(gradient) for gradient in gradients], device=backend.device)
+    squares = torch.stack(torch._foreach_norm(own)).square() / copies
+    norm = torch.linalg.vector_norm(backend.total(squares).sqrt())
+    torch._foreach_mul_(own, (clip_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def _copies(tensor: Tensor) -> int:
+    """How many processes hold the same part of a tensor."""
+    if not isinstance(tensor, DTensor):
+        return 1
+    sizes = zip(tensor.placements, tensor.device_mesh.shape, strict=True)
+    return math.prod(size for placement, size in sizes if isinstance(placement, Replicate))

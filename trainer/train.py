@@ -31,7 +31,7 @@ def train(job: schema.Job) -> int:
         code = fit(job, run, parts)
         backend.barrier()  # a launcher ends the others once one process has left, and the first may still be uploading
     except ERRORS:
-        if backend.world.size == 1:  # else the others would lose their peer, and fail, before our exit says why
+        if backend.processes.size == 1:  # else the others would lose their peer, and fail, before our exit says why
             backend.close()
         raise
     backend.close()

@@ -75,7 +75,8 @@ def test_identity_key_makes_another_run(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["mesh.replica", "mesh.fsdp", "mesh.reduce_dtype", "micro_batch", "precision", "remat", "launch.processes",
+    ["mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor", "mesh.reduce_dtype",
+     "micro_batch", "precision", "remat", "launch.processes",
      "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
      "checkpoint.directory", "evaluate.tasks", "evaluate.every"],
 )  # fmt: skip
@@ -153,6 +154,12 @@ def test_given_run_id_is_kept() -> None:
             ["launch.processes=0", "greater than 0"],
         ),
         ({"mesh.fsdp": -1, "mesh.replica": -1}, ["only one axis may be -1", "mesh.replica and mesh.fsdp"]),
+        ({"mesh.fsdp": -1, "mesh.tensor": -1}, ["only one axis may be -1", "mesh.fsdp and mesh.tensor"]),
+        ({"mesh.tensor": 3, "launch.processes": 2}, ["x mesh.tensor=3 does not match launch.processes=2"]),
+        (
+            {"mesh.context": 3, "mesh.tensor": 5},
+            ["data.sequence_length=2048 is not a multiple of mesh.context=3 x mesh.tensor=5"],
+        ),
         ({"curate.sources": [schema.Source(kind="web")]}, ["kind=web", "python_env, local, huggingface"]),
         ({"curate.sources": [schema.Source(kind="local")]}, ["curate.sources[0].paths", "name at least one glob"]),
         ({"curate.sources": [schema.Source(kind="huggingface")]}, ["curate.sources[0].dataset", "name a dataset"]),

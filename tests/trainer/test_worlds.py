@@ -24,6 +24,8 @@ def others(shared_lab, alone, pair):
         "torchrun": shared_lab.train("torchrun", launcher=TORCHRUN),
         "four": shared_lab.train("four", processes=4),
         "hsdp": shared_lab.train("hsdp", "mesh.replica=2", "mesh.fsdp=2", processes=4),
+        "tensor": shared_lab.train("tensor", "mesh.fsdp=2", "mesh.tensor=2", processes=4),
+        "context": shared_lab.train("context", "mesh.context=2", processes=2),
     }
 
 
@@ -31,7 +33,7 @@ def relative(a: list[float], b: list[float]) -> float:
     return float(np.max(np.abs(np.array(a) / np.array(b) - 1)))
 
 
-@pytest.mark.parametrize("name", ["pair", "torchrun", "four", "hsdp"])
+@pytest.mark.parametrize("name", ["pair", "torchrun", "four", "hsdp", "tensor", "context"])
 def test_losses_and_gradients_are_those_of_one_process(alone, others, name: str) -> None:
     check_equal(others[name], alone)
 
@@ -49,7 +51,7 @@ def check_equal(other, alone) -> None:
     assert other.column("tokens_seen") == alone.column("tokens_seen")
 
 
-@pytest.mark.parametrize("name", ["pair", "four", "hsdp"])
+@pytest.mark.parametrize("name", ["pair", "four", "hsdp", "tensor", "context"])
 def test_final_parameters_are_those_of_one_process(alone, others, name: str) -> None:
     ours = others[name].tensors()
     for tensor, expected in alone.tensors().items():
@@ -58,7 +60,7 @@ def test_final_parameters_are_those_of_one_process(alone, others, name: str) -> 
 
 def test_processes_are_what_was_asked(others) -> None:
     said = {name: running.events[0]["processes"] for name, running in others.items()}
-    assert said == {"pair": 2, "torchrun": 2, "four": 4, "hsdp": 4}
+    assert said == {"pair": 2, "torchrun": 2, "four": 4, "hsdp": 4, "tensor": 4, "context": 2}
 
 
 def test_every_token_weighs_the_same_on_ragged_ranks(shared_lab, alone, others) -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from data_pipeline.batch import Batch
-from trainer.model import Gemma
+from trainer.model import Gemma, GemmaConfig
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes that read batches: this one's number and how many there are."""
+    """Some of the processes: this one's number among them and how many there are."""
 
     rank: int
     size: int
@@ -27,24 +27,29 @@ class World:
 class Backend(Protocol):
     """Where and how a model runs.
 
-    device   where batches and parameters live
-    world    the feeders of batches
+    device     where batches and parameters live
+    processes  all of them
+    world      the feeders of batches: processes that share the positions of rows read the same ones, and count as one
     """
 
     device: torch.device
+    processes: World
     world: World
+
+    def problems(self, config: GemmaConfig) -> list[str]:
+        """Why processes cannot share such a model as the job asks; empty where they can."""
 
     def shard(self, model: Gemma) -> None:
         """Spread a model made on `meta` over the processes, in place; its parameters then have memory but no values."""
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Batches on the device."""
+        """Batches on the device, each narrowed to the positions that this process computes."""
 
     def release(self, model: Gemma) -> None:
         """Give back what a forward pass without a backward pass leaves gathered."""
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum of a tensor over all feeders."""
+        """The sum of a tensor over all processes."""
 
     def barrier(self) -> None:
         """Wait until every process is here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -18,14 +19,21 @@ from conf import schema
 from conf.exits import ConfigError
 from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
+from trainer.backend import tensor_parallel
 from trainer.backend.base import World
-from trainer.model import Gemma
+from trainer.backend.context_parallel import SharedRows
+from trainer.model import Gemma, GemmaConfig
+from trainer.model.gemma import Block
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Native:
-    """FSDP2 on a mesh of (replica, fsdp); see `Backend` for the members."""
+    """FSDP2, and tensor and context parallelism, on a mesh of `schema.AXES`; see `Backend` for the members.
+
+    Outside attention and feed-forward, processes that share the positions of rows (context, tensor) are to the
+    parameters what those with rows of their own are: all shard them, and their gradients are summed.
+    """
 
     def __init__(self, device_type: str, job: schema.Job) -> None:
         """Join the process group that the environment describes (RANK, WORLD_SIZE, ...), or make one of this process.
@@ -38,8 +46,8 @@ class Native:
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
-        self.world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-        size = self.world.size
+        self.processes = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        size = self.processes.size
         problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
         if problems:  # before joining, so that a refusal leaves no group behind
             raise ConfigError("\n".join(problems))
@@ -48,27 +56,41 @@ class Native:
             dist.init_process_group(backend)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        self._mesh = self._make_mesh()
+        axes = schema.axes(job, size)
+        self._mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
+        self._context, self._tensor = axes["context"], axes["tensor"]
+        sharing = self._context * self._tensor
+        self.world = World(self.processes.rank // sharing, size // sharing)
 
-    def _make_mesh(self) -> DeviceMesh:
-        size, replica, fsdp = self.world.size, self._job.mesh.replica, self._job.mesh.fsdp
-        replica = size // fsdp if replica == -1 else replica
-        mesh = init_device_mesh(self.device.type, (replica, size // replica), mesh_dim_names=("replica", "fsdp"))
-        return mesh["fsdp"] if replica == 1 else mesh
+    def _sharding(self, *axes: str) -> DeviceMesh:
+        """The mesh on which FSDP works: these axes as one, and replicas of that where there are several."""
+        joined = self._mesh[axes]._flatten("_".join(axes)) if len(axes) > 1 else self._mesh[axes]
+        assert joined.mesh_dim_names is not None
+        return self._mesh["replica", joined.mesh_dim_names[0]] if self._mesh["replica"].size() > 1 else joined
+
+    def problems(self, config: GemmaConfig) -> list[str]:
+        return tensor_parallel.problems(config, self._tensor)
 
     def shard(self, model: Gemma) -> None:
-        job = self._job
+        job, tensor = self._job, self._mesh["tensor"]
+        for block in model.blocks if tensor.size() > 1 else ():
+            assert isinstance(block, Block)
+            tensor_parallel.share_block(block, model.config, tensor)
+        if self._context > 1:
+            model.rows = SharedRows(self._mesh["context"])
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[job.precision],
             reduce_dtype=DTYPES[job.mesh.reduce_dtype],
             cast_forward_inputs=False,  # weights of the loss stay fp32; everything else follows the parameters
         )
+        within = ("fsdp", "context") if self._context > 1 else ("fsdp",)  # which hold the same part of a block
+        across = (*within, "tensor") if tensor.size() > 1 else within  # and of what blocks do not hold
         for index, block in enumerate(model.blocks):
             if job.remat == "block":
                 block = checkpoint_wrapper(block)
                 model.blocks[index] = block
-            fully_shard(block, mesh=self._mesh, mp_policy=policy)
-        fully_shard(model, mesh=self._mesh, mp_policy=policy)
+            fully_shard(block, mesh=self._sharding(*within), mp_policy=policy)
+        fully_shard(model, mesh=self._sharding(*across), mp_policy=policy)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 # The loss is divided by the weight of the global batch before backward, so gradients are summed.
@@ -77,7 +99,30 @@ class Native:
         model.to_empty(device=self.device)
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        return self._copied_ahead(batches) if self.device.type == "cuda" else iter(batches)
+        narrowed = map(self._own_positions, batches)
+        return self._copied_ahead(narrowed) if self.device.type == "cuda" else narrowed
+
+    def _own_positions(self, batch: Batch) -> Batch:
+        """The part of a batch that this process computes.
+
+        Between blocks a process holds its share of positions among those of context and tensor axis; within attention
+        the processes of the tensor axis hold the same ones, all that their place on the context axis gives them.
+        """
+        if self.processes.size == self.world.size:
+            return batch
+        S, tensor = batch.tokens_BS.shape[1], self._tensor
+        place, parts = self.processes.rank % (self._context * tensor), self._context * tensor
+        own = slice(place * S // parts, (place + 1) * S // parts)
+        attended = slice(place // tensor * S // self._context, (place // tensor + 1) * S // self._context)
+        return dataclasses.replace(
+            batch,
+            tokens_BS=batch.tokens_BS[:, own],
+            targets_BS=batch.targets_BS[:, own],
+            weights_BS=batch.weights_BS[:, own],
+            segments_BS=batch.segments_BS[:, attended],
+            positions_BS=batch.positions_BS[:, attended],
+            counts_K=batch.counts_K * (place == 0),  # counted once for the processes that share its rows
+        )
 
     def _copied_ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches on the GPU, each copied from page-locked memory while the one before it is computed with."""

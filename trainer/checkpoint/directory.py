@@ -135,7 +135,7 @@ def save(
     Raises:
         SaveError: on every process when one of them could not write. Earlier steps are untouched.
     """
-    payload, rank = directory / step_name(step) / attempt, backend.world.rank
+    payload, rank = directory / step_name(step) / attempt, backend.processes.rank
     failure: BaseException | None = None
     try:
         payload.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def save(
     _agree(failure, payload, backend)
     try:
         if rank == 0:
-            _commit(payload, step, state, backend.world.size)
+            _commit(payload, step, state, backend.processes.size)
     except (OSError, DataError) as error:
         failure = error
     _agree(failure, payload, backend)

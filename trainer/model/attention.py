@@ -2,11 +2,14 @@
 
 Knows no whole model and no device. `attend` is the one place where a faster kernel can stand.
 
-Shape suffixes: B rows, S queries, T keys (as many as S), D width, N query heads, K key and value heads, G = N / K
-queries per key head, H head width.
+Shape suffixes: B rows, S queries, T keys (as many as S where rows are whole), D width, N query heads, K key and value
+heads, G = N / K queries per key head, H head width.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +19,56 @@ from trainer.model.config import GemmaConfig
 from trainer.model.layers import RMSNorm, rotate, soft_cap
 
 
-def visible(segments_BS: Tensor, window: int | None) -> Tensor:
+class Rows(Protocol):
+    """How rows lie over processes: each may hold a run of positions, and asks here for what all hold of them."""
+
+    def first(self, positions: int) -> int:
+        """The place in the row of the first of so many that are held here."""
+
+    def whole(self, x: Tensor) -> Tensor:
+        """[B, T, ...] from what each process holds, [B, S, ...]; differentiable."""
+
+
+class WholeRows:
+    """Every position is held here."""
+
+    def first(self, positions: int) -> int:
+        """The first."""
+        return 0
+
+    def whole(self, x: Tensor) -> Tensor:
+        """As it is."""
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What all layers of one kind share in a forward pass, built once: who sees whom, and how positions rotate.
+
+    An object rather than loose arguments because FSDP rounds every float tensor that it finds among a block's
+    arguments to the compute dtype, and the angles must stay in float32.
+    """
+
+    rows: Rows
+    visible_BST: Tensor
+    cos_BS1P: Tensor
+    sin_BS1P: Tensor
+
+
+def visible(segments_BS: Tensor, window: int | None, rows: Rows = WholeRows()) -> Tensor:  # noqa: B008  # stateless
     """Which key each query sees, [B, S, T] bool: not later, of the same segment, fewer than `window` places back.
 
     Distance counts places in the row, which within a segment is the distance of positions. Every query sees itself,
     padding (segment 0) included, so no row of scores is empty.
     """
-    index_S = torch.arange(segments_BS.shape[1], device=segments_BS.device)
-    back_ST = index_S[:, None] - index_S[None, :]
+    segments_BT = rows.whole(segments_BS)
+    index_T = torch.arange(segments_BT.shape[1], device=segments_BS.device)
+    index_S = index_T[: segments_BS.shape[1]] + rows.first(segments_BS.shape[1])
+    back_ST = index_S[:, None] - index_T[None, :]
     near_ST = back_ST >= 0
     if window is not None:
         near_ST = near_ST & (back_ST < window)
-    return near_ST & (segments_BS[:, :, None] == segments_BS[:, None, :])
+    return near_ST & (segments_BS[:, :, None] == segments_BT[:, None, :])
 
 
 def attend(
@@ -88,11 +129,13 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x_BSD: Tensor, visible_BST: Tensor, cos_BS1P: Tensor, sin_BS1P: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, around: Surroundings) -> Tensor:
         q_BSNH = self.q(x_BSD).unflatten(-1, (-1, self.head_dim))
-        k_BTKH = self.k(x_BSD).unflatten(-1, (-1, self.head_dim))
-        v_BTKH = self.v(x_BSD).unflatten(-1, (-1, self.head_dim))
+        k_BSKH = self.k(x_BSD).unflatten(-1, (-1, self.head_dim))
+        v_BSKH = self.v(x_BSD).unflatten(-1, (-1, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
-            q_BSNH, k_BTKH = self.q_norm(q_BSNH), self.k_norm(k_BTKH)
-        q_BSNH, k_BTKH = rotate(q_BSNH, cos_BS1P, sin_BS1P), rotate(k_BTKH, cos_BS1P, sin_BS1P)
-        return self.o(attend(q_BSNH, k_BTKH, v_BTKH, visible_BST, self.cap, self.scale).flatten(2))
+            q_BSNH, k_BSKH = self.q_norm(q_BSNH), self.k_norm(k_BSKH)
+        q_BSNH = rotate(q_BSNH, around.cos_BS1P, around.sin_BS1P)
+        k_BSKH = rotate(k_BSKH, around.cos_BS1P, around.sin_BS1P)
+        k_BTKH, v_BTKH = around.rows.whole(k_BSKH), around.rows.whole(v_BSKH)
+        return self.o(attend(q_BSNH, k_BTKH, v_BTKH, around.visible_BST, self.cap, self.scale).flatten(2))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +18,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn import functional as F
 
-from trainer.model.attention import Attention, visible
+from trainer.model.attention import Attention, Rows, Surroundings, WholeRows, visible
 from trainer.model.config import GemmaConfig, Kind
 from trainer.model.layers import FeedForward, RMSNorm, rope_tables, soft_cap
 from trainer.model.loss import token_loss
-
-
-@dataclass(frozen=True, eq=False)
-class Surroundings:
-    """What all layers of one kind share in a forward pass, built once: who sees whom, and how positions rotate.
-
-    An object rather than loose arguments because FSDP rounds every float tensor that it finds among a block's
-    arguments to the compute dtype, and the angles must stay in float32.
-    """
-
-    visible_BST: Tensor
-    cos_BS1P: Tensor
-    sin_BS1P: Tensor
 
 
 class Block(nn.Module):
@@ -51,15 +37,14 @@ class Block(nn.Module):
         self.feed_forward_post_norm = RMSNorm(config.d_model, config.norm_eps) if config.post_norms else nn.Identity()
 
     def forward(self, x_BSD: Tensor, around: Surroundings) -> Tensor:
-        attended_BSD = self.attention(self.attention_norm(x_BSD), around.visible_BST, around.cos_BS1P, around.sin_BS1P)
-        x_BSD = x_BSD + self.attention_post_norm(attended_BSD)
+        x_BSD = x_BSD + self.attention_post_norm(self.attention(self.attention_norm(x_BSD), around))
         return x_BSD + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x_BSD)))
 
 
 class Gemma(nn.Module):
     """The whole model. Weights are uninitialised until `init_weights` or a checkpoint fills them.
 
-    `blocks` are the units to shard and to recompute.
+    `blocks` are the units to shard and to recompute; `rows` says how positions lie over processes.
     """
 
     def __init__(self, config: GemmaConfig) -> None:
@@ -68,6 +53,7 @@ class Gemma(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.rows: Rows = WholeRows()
 
     def forward(
         self,
@@ -92,7 +78,8 @@ class Gemma(nn.Module):
         the embedding's weight, which a sharded model holds whole only inside its forward pass.
         """
         config = self.config
-        around = {kind: self._surroundings(kind, segments_BS, positions_BS) for kind in set(config.layer_kinds)}
+        kinds = dict.fromkeys(config.layer_kinds)  # not a set: processes that gather in it must go in one order
+        around = {kind: self._surroundings(kind, segments_BS, positions_BS) for kind in kinds}
         x_BSD = F.embedding(tokens_BS, self.embedding.weight)
         x_BSD = x_BSD * _rounded(math.sqrt(config.d_model), x_BSD.dtype)
         for block, kind in zip(self.blocks, config.layer_kinds, strict=True):
@@ -120,7 +107,8 @@ class Gemma(nn.Module):
             config.rope_base_local if local else config.rope_base_global,
             1.0 if local else config.rope_scale_global,
         )
-        return Surroundings(visible(segments_BS, config.window if local else None), cos_BS1P, sin_BS1P)
+        visible_BST = visible(segments_BS, config.window if local else None, self.rows)
+        return Surroundings(self.rows, visible_BST, cos_BS1P, sin_BS1P)
 
 
 @functools.cache

@@ -42,14 +42,14 @@ class Report:
         self._tracker: Tracker | None = None
 
     def __enter__(self) -> Report:
-        if self._backend.world.rank == 0:
+        if self._backend.processes.rank == 0:
             self._tracker = open_tracker(self._job, self._directory)
             self._terminal = Terminal(self._directory.run_id, self._run.step, self._job.steps)
             self._terminal.start()
             self.event(
                 "start",
                 step=self._run.step,
-                processes=self._backend.world.size,
+                processes=self._backend.processes.size,
                 device=self._backend.device.type,
                 directory=str(self._directory.path),
             )
@@ -107,7 +107,7 @@ class Report:
                 "step_seconds": known["step_seconds"],
                 "data_seconds": known["data_seconds"],
                 "tokens_per_second": tokens_per_second,
-                "mfu": tokens_per_second * self._flops / (peak * self._backend.world.size) if peak else None,
+                "mfu": tokens_per_second * self._flops / (peak * self._backend.processes.size) if peak else None,
                 "memory_bytes": self._backend.memory_bytes(),
                 **self._data_extras(metrics["counts_K"].tolist(), int(known["samples_done"])),
                 **extras,

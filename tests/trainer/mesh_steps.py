@@ -1,0 +1,106 @@
+"""Ten updates of a tiny Gemma of each generation on each mesh, for `test_mesh.py`.
+
+    mesh_steps.py FOLDER MESH...
+
+MESH is the sizes of replica, fsdp, context and tensor, as in 1x2x1x2; FOLDER/MESH.RANK gets what each update said.
+Rows hold several documents, of which some cross the runs of positions that processes share, and padding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import socket
+import sys
+from pathlib import Path
+
+import torch
+from test_parity import config_of
+
+from conf.schema import AXES, Job
+from data_pipeline.batch import Batch, Cursor
+from trainer.backend.native import Native
+from trainer.model import Gemma, init_weights
+from trainer.optim import build_optimizer, set_lr
+from trainer.step import make_train_step
+
+ROWS, S, STEPS, WORDS = 4, 32, 10, 256
+GENERATIONS = (1, 2, 3)  # key heads of `config_of`: 1, so that processes of the tensor axis share it, then 2 and 2
+
+
+def job_of(axes: list[int]) -> Job:
+    job = Job()
+    job.precision, job.micro_batch = "fp32", 1
+    job.data.sequence_length, job.tokens_per_step = S, ROWS * S
+    job.optim.eps = 1e-5  # with less, the sign of what is nothing but rounding decides first updates
+    for axis, size in zip(AXES, axes, strict=True):
+        setattr(job.mesh, axis, size)
+    return job
+
+
+def batch_of(step: int, rows: slice) -> Batch:
+    """Some of the rows of a step, the same for every mesh."""
+    draw = torch.Generator().manual_seed(step)
+    tokens_BS = torch.randint(0, WORDS, (ROWS, S + 1), generator=draw)
+    ends = ([11, 32], [5, 20, 29], [32], [1, 2, 17])  # of the documents of each row; what follows is padding
+    segments_BS, positions_BS = (torch.zeros(ROWS, S, dtype=torch.int32) for _ in range(2))
+    for row, stops in enumerate(ends):
+        for number, (start, stop) in enumerate(zip([0, *stops], stops, strict=False), 1):
+            segments_BS[row, start:stop] = number
+            positions_BS[row, start:stop] = torch.arange(stop - start)
+    arrays = (tokens_BS[:, :-1], tokens_BS[:, 1:], segments_BS, positions_BS, (segments_BS > 0).float())
+    cu_seqlens_N, counts_K = torch.zeros(2, dtype=torch.int32), torch.tensor([1])
+    return Batch(*(array[rows] for array in arrays), cu_seqlens_N, S, counts_K, Cursor(0, "", "", "", ""))
+
+
+def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]]:
+    """What each update says of itself."""
+    config = config_of(generation)
+    assert not backend.problems(config)
+    with torch.device("meta"):
+        model = Gemma(config)
+    backend.shard(model)
+    optimizer = build_optimizer(model, job.optim)
+    init_weights(model, seed=0)
+    set_lr(optimizer, 1e-3)
+    train_step = make_train_step(model, optimizer, job.optim.clip_norm, 0.0, backend)
+    said = []
+    for step in range(STEPS):
+        rows = range(backend.world.rank, ROWS, backend.world.size)
+        metrics = train_step(list(backend.feed(batch_of(step, slice(row, row + 1)) for row in rows)))
+        said.append({name: value.item() for name, value in metrics.items()})
+    return said
+
+
+def process(output: Path, mesh: str, rank: int, port: int) -> None:
+    sizes = [int(size) for size in mesh.split("x")]
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(math.prod(sizes)), "MASTER_PORT": str(port)}
+    job = job_of(sizes)
+    backend = Native("cpu", job)
+    said = [updates(generation, job, backend) for generation in GENERATIONS]
+    Path(f"{output / mesh}.{rank}").write_text(json.dumps(said))
+    backend.close()
+
+
+def main(output: Path, meshes: list[str]) -> None:
+    """Each mesh in processes of its own, copies of this one, which has imported all that they need."""
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    torch.set_num_threads(1)
+    fork = multiprocessing.get_context("fork")
+    for mesh in meshes:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        processes = math.prod(int(size) for size in mesh.split("x"))
+        started = [fork.Process(target=process, args=(output, mesh, rank, port)) for rank in range(processes)]
+        for one in started:
+            one.start()
+        for one in started:
+            one.join()
+            if one.exitcode:
+                raise SystemExit(f"{mesh}: a process ended with {one.exitcode}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
