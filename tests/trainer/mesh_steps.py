@@ -57,7 +57,8 @@ def batch_of(step: int, rows: slice) -> Batch:
 
 def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]]:
     """What each update says of itself."""
-    config = config_of(generation)
+    pattern = ("global",) if generation == 1 else ("local", "global")
+    config = config_of(generation, num_layers=2, pattern=pattern)
     assert not backend.problems(config)
     with torch.device("meta"):
         model = Gemma(config)
@@ -68,8 +69,8 @@ def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]
     train_step = make_train_step(model, optimizer, job.optim.clip_norm, 0.0, backend)
     said = []
     for step in range(STEPS):
-        rows = range(backend.world.rank, ROWS, backend.world.size)
-        metrics = train_step(list(backend.feed(batch_of(step, slice(row, row + 1)) for row in rows)))
+        own = slice(backend.world.rank, ROWS, backend.world.size)
+        metrics = train_step(list(backend.feed([batch_of(step, own)])))
         said.append({name: value.item() for name, value in metrics.items()})
     return said
 
