@@ -7,6 +7,7 @@ its windows in a keyed permutation, and the rows of each window in another.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,7 @@ class _Source:
         self._key = f"{seed}/{name}"
         # Samples are mostly asked for in order, so one epoch and one window of it are kept.
         self._visits: _Visits | None = None
-        self._turn = _Turn(0, 0, 0, [])
+        self._turn = _Turn(0, 0, 0, ())
 
     def turn(self, number: int) -> tuple[_Turn, int]:
         """The visit to a window that holds the source's `number`-th sample, and the sample's number within it."""
@@ -85,13 +86,13 @@ class _Source:
         turn = int(np.searchsorted(visits.ends, offset, side="right"))
         window = int(visits.windows[turn])
         first = epoch * self.rows_per_epoch + int(visits.ends[turn]) - int(self.rows[window])
-        return _Turn(first, epoch, window, _row_order(self._key, epoch, window, int(self.rows[window])).tolist())
+        return _Turn(first, epoch, window, _row_order(self._key, epoch, window, int(self.rows[window])))
 
     def number(self, epoch: int, window: int, row: int) -> int:
         """The number of the sample that is this row in this epoch."""
         visits = self._visits_of(epoch)
         turn = int(np.flatnonzero(visits.windows == window)[0])
-        within = int(np.flatnonzero(_row_order(self._key, epoch, window, int(self.rows[window])) == row)[0])
+        within = _row_order(self._key, epoch, window, int(self.rows[window])).index(row)
         return epoch * self.rows_per_epoch + int(visits.ends[turn]) - int(self.rows[window]) + within
 
     def _visits_of(self, epoch: int) -> _Visits:
@@ -116,9 +117,10 @@ class _Turn(NamedTuple):
     first: int  # number of its first sample
     epoch: int
     window: int
-    rows: list[int]
+    rows: tuple[int, ...]
 
 
-def _row_order(key: str, epoch: int, window: int, count: int) -> np.ndarray:
+@functools.lru_cache(maxsize=64)  # windows that are small, or shared by many readers, are come back to
+def _row_order(key: str, epoch: int, window: int, count: int) -> tuple[int, ...]:
     """The rows of a window as an epoch visits them."""
-    return permute(np.arange(count), count, f"{key}/{epoch}/rows/{window}")
+    return tuple(permute(np.arange(count), count, f"{key}/{epoch}/rows/{window}").tolist())
