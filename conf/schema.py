@@ -373,7 +373,8 @@ def _check_batch(job: Job) -> list[str]:
 
 def check_rows(job: Job, processes: int) -> list[str]:
     """Whether so many processes can share the rows of a step evenly; those that share rows count as one."""
-    shared = axes(job, processes)["context"] * axes(job, processes)["tensor"]
+    mesh = axes(job, processes)
+    shared = mesh["context"] * mesh["tensor"]
     feeders = processes // shared
     rows, share = job.tokens_per_step // job.data.sequence_length, job.micro_batch * feeders
     if rows % share == 0:
@@ -415,12 +416,11 @@ def check_mesh_size(job: Job, processes: int, origin: str) -> list[str]:
         return [
             f"{product} does not match {origin}={processes}: set mesh.fsdp=-1, or axes whose product is {processes}"
         ]
-    found = axes(job, processes)
-    parts = found["context"] * found["tensor"]
-    if job.data.sequence_length % parts:
+    mesh = axes(job, processes)
+    if job.data.sequence_length % (mesh["context"] * mesh["tensor"]):
         return [
-            f"data.sequence_length={job.data.sequence_length} is not a multiple of mesh.context={found['context']} x "
-            f"mesh.tensor={found['tensor']}, which share the positions of each row"
+            f"data.sequence_length={job.data.sequence_length} is not a multiple of mesh.context={mesh['context']} x "
+            f"mesh.tensor={mesh['tensor']}, which share the positions of each row"
         ]
     return []
 

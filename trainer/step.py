@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from data_pipeline.batch import Batch
 from trainer.backend import Backend
 from trainer.model import Gemma
+from trainer.sharded import first_copy
 
 TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
 
@@ -58,17 +58,8 @@ def clip_gradients(model: Gemma, clip_norm: float, backend: Backend) -> Tensor:
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    # Each process adds squares of the parts it holds, tensor by tensor; a part that n processes hold counts 1 / n each.
-    copies = torch.tensor([_copies(gradient) for gradient in gradients], device=backend.device)
-    squares = torch.stack(torch._foreach_norm(own)).square() / copies
-    norm = torch.linalg.vector_norm(backend.total(squares).sqrt())
+    # Each process adds the squares of the parts it holds, tensor by tensor, but for copies of what another one adds.
+    norms = torch._foreach_mul(torch._foreach_norm(own), [float(first_copy(gradient)) for gradient in gradients])
+    norm = torch.linalg.vector_norm(backend.total(torch.stack(norms).square()).sqrt())
     torch._foreach_mul_(own, (clip_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
-
-
-def _copies(tensor: Tensor) -> int:
-    """How many processes hold the same part of a tensor."""
-    if not isinstance(tensor, DTensor):
-        return 1
-    sizes = zip(tensor.placements, tensor.device_mesh.shape, strict=True)
-    return math.prod(size for placement, size in sizes if isinstance(placement, Replicate))

@@ -51,8 +51,8 @@ def batch_of(step: int, rows: slice) -> Batch:
             segments_BS[row, start:stop] = number
             positions_BS[row, start:stop] = torch.arange(stop - start)
     arrays = (tokens_BS[:, :-1], tokens_BS[:, 1:], segments_BS, positions_BS, (segments_BS > 0).float())
-    cu_seqlens_N, counts_K = torch.zeros(2, dtype=torch.int32), torch.tensor([1])
-    return Batch(*(array[rows] for array in arrays), cu_seqlens_N, S, counts_K, Cursor(0, "", "", "", ""))
+    own = [array[rows] for array in arrays]
+    return Batch(*own, torch.zeros(2, dtype=torch.int32), S, torch.tensor([len(own[0])]), Cursor(0, "", "", "", ""))
 
 
 def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]]:

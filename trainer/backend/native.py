@@ -58,39 +58,41 @@ class Native:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         axes = schema.axes(job, size)
         self._mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
-        self._context, self._tensor = axes["context"], axes["tensor"]
-        sharing = self._context * self._tensor
-        self.world = World(self.processes.rank // sharing, size // sharing)
+        self._context, self._tensor = self._mesh["context"], self._mesh["tensor"]
+        self._sharing = axes["context"] * axes["tensor"]
+        self.world = World(self.processes.rank // self._sharing, size // self._sharing)
 
     def _sharding(self, *axes: str) -> DeviceMesh:
         """The mesh on which FSDP works: these axes as one, and replicas of that where there are several."""
-        joined = self._mesh[axes]._flatten("_".join(axes)) if len(axes) > 1 else self._mesh[axes]
+        several = tuple(axis for axis in axes if self._mesh[axis].size() > 1) or axes[:1]
+        joined = self._mesh[several]._flatten("_".join(several)) if len(several) > 1 else self._mesh[several]
         assert joined.mesh_dim_names is not None
         return self._mesh["replica", joined.mesh_dim_names[0]] if self._mesh["replica"].size() > 1 else joined
 
     def problems(self, config: GemmaConfig) -> list[str]:
-        return tensor_parallel.problems(config, self._tensor)
+        return tensor_parallel.problems(config, self._tensor.size())
 
     def shard(self, model: Gemma) -> None:
-        job, tensor = self._job, self._mesh["tensor"]
-        for block in model.blocks if tensor.size() > 1 else ():
-            assert isinstance(block, Block)
-            tensor_parallel.share_block(block, model.config, tensor)
-        if self._context > 1:
-            model.rows = SharedRows(self._mesh["context"])
+        job = self._job
+        if self._tensor.size() > 1:
+            for block in model.blocks:
+                assert isinstance(block, Block)
+                tensor_parallel.share_block(block, model.config, self._tensor)
+        if self._context.size() > 1:
+            model.rows = SharedRows(self._context)
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[job.precision],
             reduce_dtype=DTYPES[job.mesh.reduce_dtype],
             cast_forward_inputs=False,  # weights of the loss stay fp32; everything else follows the parameters
         )
-        within = ("fsdp", "context") if self._context > 1 else ("fsdp",)  # which hold the same part of a block
-        across = (*within, "tensor") if tensor.size() > 1 else within  # and of what blocks do not hold
+        # The processes of the tensor axis hold different parts of a block, and the same of what lies outside.
+        of_block, outside = self._sharding("fsdp", "context"), self._sharding("fsdp", "context", "tensor")
         for index, block in enumerate(model.blocks):
             if job.remat == "block":
                 block = checkpoint_wrapper(block)
                 model.blocks[index] = block
-            fully_shard(block, mesh=self._sharding(*within), mp_policy=policy)
-        fully_shard(model, mesh=self._sharding(*across), mp_policy=policy)
+            fully_shard(block, mesh=of_block, mp_policy=policy)
+        fully_shard(model, mesh=outside, mp_policy=policy)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 # The loss is divided by the weight of the global batch before backward, so gradients are summed.
@@ -103,17 +105,16 @@ class Native:
         return self._copied_ahead(narrowed) if self.device.type == "cuda" else narrowed
 
     def _own_positions(self, batch: Batch) -> Batch:
-        """The part of a batch that this process computes.
+        """The part of a batch that this process computes; `cu_seqlens_N` and `longest` stay those of whole rows.
 
         Between blocks a process holds its share of positions among those of context and tensor axis; within attention
         the processes of the tensor axis hold the same ones, all that their place on the context axis gives them.
         """
-        if self.processes.size == self.world.size:
+        if self._sharing == 1:
             return batch
-        S, tensor = batch.tokens_BS.shape[1], self._tensor
-        place, parts = self.processes.rank % (self._context * tensor), self._context * tensor
-        own = slice(place * S // parts, (place + 1) * S // parts)
-        attended = slice(place // tensor * S // self._context, (place // tensor + 1) * S // self._context)
+        place, positions = self.processes.rank % self._sharing, batch.tokens_BS.shape[1]
+        own = _part(positions, place, self._sharing)
+        attended = _part(positions, place // self._tensor.size(), self._context.size())
         return dataclasses.replace(
             batch,
             tokens_BS=batch.tokens_BS[:, own],
@@ -168,3 +169,8 @@ class Native:
 
     def close(self) -> None:
         dist.destroy_process_group()
+
+
+def _part(positions: int, number: int, parts: int) -> slice:
+    """One of so many equal runs of positions."""
+    return slice(number * positions // parts, (number + 1) * positions // parts)

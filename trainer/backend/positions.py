@@ -7,6 +7,7 @@ Shape suffixes: B rows, S positions that one process holds, T those of all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,36 +22,28 @@ _REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_ten
 
 def gather(x: Tensor, mesh: DeviceMesh) -> Tensor:
     """[B, T, ...] from the [B, S, ...] of every process of a one-dimensional mesh, in the order of the processes."""
-    gathered: Tensor = _Gather.apply(x, mesh.get_group())
+    gathered: Tensor = _Moved.apply(x, mesh.get_group(), _gather, _scatter_sum)
     return gathered
 
 
 def scatter_sum(x: Tensor, mesh: DeviceMesh) -> Tensor:
     """The process's own [B, S, ...] of the sum of the [B, T, ...] of every process of a one-dimensional mesh."""
-    scattered: Tensor = _ScatterSum.apply(x, mesh.get_group())
+    scattered: Tensor = _Moved.apply(x, mesh.get_group(), _scatter_sum, _gather)
     return scattered
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _gather(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _scatter_sum(grad, ctx.group), None
+Move = Callable[[Tensor, dist.ProcessGroup], Tensor]
 
 
-class _ScatterSum(torch.autograd.Function):
+class _Moved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _scatter_sum(x, group)
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, move: Move, back: Move) -> Tensor:
+        ctx.group, ctx.back = group, back
+        return move(x, group)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _gather(grad, ctx.group), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.back(grad, ctx.group), None, None, None
 
 
 def _gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -16,10 +16,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from conf.exits import DataError
+from trainer.sharded import first_copy
 
 if TYPE_CHECKING:
     from trainer.checkpoint.directory import Committed
@@ -58,10 +59,7 @@ def held(tensor: Tensor, first: bool) -> tuple[Tensor, list[int], bool]:
         return tensor, [0] * tensor.ndim, first
     mesh = tensor.device_mesh
     _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, tensor.placements)
-    coordinate = mesh.get_coordinate()
-    assert coordinate is not None
-    copy = any(isinstance(p, Replicate) and at for p, at in zip(tensor.placements, coordinate, strict=True))
-    return tensor.to_local(), list(offset), not copy
+    return tensor.to_local(), list(offset), first_copy(tensor)
 
 
 @torch.no_grad()

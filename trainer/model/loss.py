@@ -49,14 +49,15 @@ class _TokenLoss(torch.autograd.Function):
         # Buffers that all chunks share and change in place: on a processor, fresh ones would cost more than the sums.
         shape = (min(CHUNK, x_RD.shape[0]), embedding_VD.shape[0])
         product = x_RD.new_empty(shape)
-        float32 = product if product.dtype == torch.float32 else torch.empty_like(product, dtype=torch.float32)
+        rounded = product.dtype != torch.float32  # then logits are worked on in a buffer of their own
+        float32 = torch.empty_like(product, dtype=torch.float32) if rounded else product
         tanh = None if cap is None else torch.empty_like(float32)
         for start in range(0, x_RD.shape[0], CHUNK):
             chunk = slice(start, start + CHUNK)
             x_CD, targets_C1, weights_C1 = x_RD[chunk], targets_R[chunk, None], weights_R[chunk, None]
             product_CV, values_CV = product[: len(x_CD)], float32[: len(x_CD)]
             torch.mm(x_CD, embedding_VD.T, out=product_CV)
-            if product_CV is not values_CV:
+            if rounded:
                 values_CV.copy_(product_CV)
             if tanh is not None and cap is not None:
                 tanh_CV = torch.tanh(values_CV.div_(cap), out=tanh[: len(x_CD)])
@@ -72,13 +73,11 @@ class _TokenLoss(torch.autograd.Function):
             values_CV.scatter_add_(1, targets_C1, -weights_C1)
             if tanh is not None:
                 values_CV.mul_(tanh_CV.square_().neg_().add_(1))
-            if product_CV is not values_CV:
+            if rounded:
                 product_CV.copy_(values_CV)
             if grad_x_RD is not None:
                 torch.mm(product_CV, embedding_VD, out=grad_x_RD[chunk])
-            if grad_embedding_VD is not None and product_CV is values_CV:
-                grad_embedding_VD.addmm_(product_CV.T, x_CD)
-            elif grad_embedding_VD is not None:
+            if grad_embedding_VD is not None:
                 grad_embedding_VD += product_CV.T @ x_CD
         ctx.save_for_backward(grad_x_RD, grad_embedding_VD)
         ctx.embedding_dtype = embedding_VD.dtype
