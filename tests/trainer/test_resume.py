@@ -93,11 +93,13 @@ def test_resume_is_exact_on_two_processes(shared_lab, pair, stopped_pair) -> Non
     ("source", "processes", "changes"),
     [
         ("stopped", 2, ("mesh.replica=2", "mesh.fsdp=1")),
+        ("stopped", 2, ("mesh.tensor=2",)),
+        ("stopped_pair", 4, ("mesh.context=2",)),
         ("stopped_pair", 3, ("micro_batch=2",)),  # a third of 64 rows is no whole number
     ],
 )
 def test_resume_on_another_world(request, shared_lab, alone, source: str, processes: int, changes) -> None:
-    name = f"from_{source}_to_{processes}"
+    name = "-".join(["from", source, "to", str(processes), *changes]).replace("=", "")
     shared_lab.copy(request.getfixturevalue(source), name)
     check_close(shared_lab.train(name, *changes, processes=processes), alone)
 

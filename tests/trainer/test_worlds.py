@@ -24,7 +24,7 @@ def others(shared_lab, alone, pair):
         "torchrun": shared_lab.train("torchrun", launcher=TORCHRUN),
         "four": shared_lab.train("four", processes=4),
         "hsdp": shared_lab.train("hsdp", "mesh.replica=2", "mesh.fsdp=2", processes=4),
-        "tensor": shared_lab.train("tensor", "mesh.fsdp=2", "mesh.tensor=2", processes=4),
+        "tensor": shared_lab.train("tensor", "mesh.fsdp=2", "mesh.tensor=2", "remat=block", processes=4),
         "context": shared_lab.train("context", "mesh.context=2", processes=2),
     }
 
@@ -79,8 +79,9 @@ def test_every_token_weighs_the_same_on_ragged_ranks(shared_lab, alone, others) 
 
 def test_bf16_stays_close_to_fp32(inside, lab, alone) -> None:
     pair = lab.train("pair", "precision=bf16", processes=2)
+    tensor = lab.train("tensor", "precision=bf16", "mesh.tensor=2", processes=2)
     assert inside("rounded", "precision=bf16", "mesh.reduce_dtype=bf16")[0] == 0
-    for run in (pair, lab.run("rounded")):
+    for run in (pair, tensor, lab.run("rounded")):
         assert np.isfinite(run.column("loss") + run.column("grad_norm")).all()
         assert 0 < relative(run.column("loss"), alone.column("loss")) <= ROUNDED
         assert all(tensor.dtype == torch.float32 for tensor in run.tensors().values())  # the masters
