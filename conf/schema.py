@@ -204,7 +204,11 @@ class Job:
     tokens_per_step: int = key(65_536, "tokens of the global batch")
     micro_batch: int = key(4, "rows per process and forward pass")
     precision: str = key("bf16", "bf16 (compute; masters are fp32) or fp32")
-    remat: str = key("none", "none or block: recompute activations of each block in the backward pass")
+    remat: str = key(
+        "none", "none, selective (keep matrix products and attention) or block: what the backward pass computes again"
+    )
+    attention: str = key("auto", "auto, reference, sdpa, documents or flex: what computes attention")
+    compile: bool = key(False, "compile blocks and loss with torch.compile: faster steps after a slower first one")
     data: Data = section(Data, "which tokens, in which order")
     model: Model = section(Model, "which Gemma")
     tokenizer: Tokenizer = section(Tokenizer, "train a SentencePiece model, or use one")
@@ -222,7 +226,8 @@ class Job:
 
 CHOICES = {
     "precision": ("bf16", "fp32"),
-    "remat": ("none", "block"),
+    "remat": ("none", "selective", "block"),
+    "attention": ("auto", "reference", "sdpa", "documents", "flex"),
     "data.packing": ("best_fit", "concat", "pad"),
     "optim.name": ("adamw",),
     "optim.schedule": ("cosine", "wsd", "constant"),
@@ -259,11 +264,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 # What a run is. A change of one of these makes another run, and is refused when a run is resumed. Everything else may
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
-# precision and remat, mesh, backend and launch, data.workers, data.cache. The result differs by rounding only; the
-# state that is kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id,
-# run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, export, and the keys of curate,
-# tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of data.mixture the first
-# stage is identity; later ones may be appended, at samples that the run has not reached.
+# precision, remat, attention and compile, mesh, backend and launch, data.workers, data.cache. The result differs by
+# rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what is done with
+# it: name, run_id, run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, export, and
+# the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of
+# data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
     "optim",
@@ -320,7 +325,7 @@ def check(job: Job) -> list[str]:
         problems.append(f"tokenize.webdataset names a source twice ({', '.join(names)}): give each all its paths")
     if problems:
         return problems  # the sums below would only repeat them
-    return _check_mixture(job.data) + (_check_mesh(job) or _check_batch(job))
+    return _check_mixture(job.data) + _check_kernels(job) + (_check_mesh(job) or _check_batch(job))
 
 
 def _check_mixture(data: Data) -> list[str]:
@@ -344,6 +349,20 @@ def _check_mixture(data: Data) -> list[str]:
     for source, most in data.max_repetitions.items():
         if not most > 0:
             problems.append(f"data.max_repetitions.{source}={most} must be greater than 0")
+    return problems
+
+
+def _check_kernels(job: Job) -> list[str]:
+    problems = []
+    if job.compile and job.remat == "selective":
+        problems.append("remat=selective with compile=true: compiled blocks recompute what is cheap; use remat=none")
+    if job.attention == "flex" and job.backend.name == "cpu":
+        problems.append("attention=flex has no gradients on a CPU: use attention=auto")
+    if job.attention == "documents" and job.mesh.context != 1:
+        problems.append(
+            f"attention=documents with mesh.context={job.mesh.context}: documents lie on several processes; "
+            "use attention=auto"
+        )
     return problems
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.model.attention import attend, attend_fused, attend_reference, visible
+from trainer.model.attention import WholeRows
+from trainer.model.kernels import KERNELS, reference, visible
 from trainer.model.layers import RMSNorm, rope_tables, rotate
 
 B, S, H = 2, 37, 8
@@ -34,34 +35,57 @@ def packed() -> Tensor:
 )
 @settings(deadline=None)
 def test_a_query_sees_earlier_keys_of_its_segment_within_the_window(segments: list[int], window: int | None) -> None:
-    seen = visible(torch.tensor([segments]), window)[0]
+    seen = visible(torch.tensor([segments]), window, WholeRows())[0]
     for q in range(len(segments)):
         for k in range(len(segments)):
             expected = k <= q and segments[q] == segments[k] and (window is None or k > q - window)
             assert seen[q, k].item() == expected
 
 
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name not in ("reference", "flex")])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(4, 1), (4, 2), (4, 4), (6, 2)])
-@pytest.mark.parametrize("window", [None, 5])
-def test_the_fused_path_equals_the_plain_formula(num_heads: int, num_kv_heads: int, window: int | None) -> None:
+@pytest.mark.parametrize("window", [None, 1, 5, 20, 64])
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_every_kernel_equals_the_reference(kernel, num_heads, num_kv_heads, window, cap) -> None:
     q, k, v = heads(num_heads, num_kv_heads)
-    mask = visible(packed(), window)
-    fused, plain = attend_fused(q, k, v, mask, 0.3), attend_reference(q, k, v, mask, None, 0.3)
-    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
-    weight = torch.randn(fused.shape, generator=torch.Generator().manual_seed(0))
+    out, plain = (KERNELS[name](packed(), window, WholeRows())(q, k, v, cap, 0.3) for name in (kernel, "reference"))
+    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-6)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
     for ours, expected in zip(
-        torch.autograd.grad((fused * weight).sum(), (q, k, v)),
+        torch.autograd.grad((out * weight).sum(), (q, k, v)),
         torch.autograd.grad((plain * weight).sum(), (q, k, v)),
         strict=True,
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@torch.no_grad()
+def test_flex_equals_the_reference(window, cap) -> None:
+    """Forward only: torch has no gradients of it on a processor."""
+    q, k, v = (x.detach() for x in heads(4, 2))
+    out, plain = (KERNELS[name](packed(), window, WholeRows())(q, k, v, cap, 0.3) for name in ("flex", "reference"))
+    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-6)
+
+
+@given(
+    segments=st.lists(st.integers(0, 3), min_size=2, max_size=16).map(sorted),
+    window=st.one_of(st.none(), st.integers(1, 18)),
+)
+@settings(deadline=None)
+def test_documents_apart_are_documents_masked(segments: list[int], window: int | None) -> None:
+    q, k, v = (x[:, : len(segments) // 2] for x in heads(4, 2))
+    rows = torch.tensor([segments])[:, : len(segments) // 2 * 2].view(2, -1)
+    out, plain = (KERNELS[name](rows, window, WholeRows())(q, k, v, None, 0.3) for name in ("documents", "reference"))
+    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("cap", [None, 2.0])
 def test_attention_is_the_formula_written_out(cap: float | None) -> None:
     q, k, v = heads(4, 2)
-    mask = visible(packed(), 6)
-    out = attend(q, k, v, mask, cap, 0.5)
+    mask = visible(packed(), 6, WholeRows())
+    out = reference(packed(), 6, WholeRows())(q, k, v, cap, 0.5)
     for b, s, n in [(0, 0, 0), (0, 9, 3), (0, 25, 1), (0, 36, 2), (1, 36, 3)]:
         keys = mask[b, s].nonzero()[:, 0]
         scores = (k[b, keys, n // 2] @ q[b, s, n]) * 0.5
@@ -71,11 +95,12 @@ def test_attention_is_the_formula_written_out(cap: float | None) -> None:
         torch.testing.assert_close(out[b, s, n], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "sdpa", "documents"])
 @pytest.mark.parametrize("cap", [None, 50.0])
-def test_padding_yields_no_nan(cap: float | None) -> None:
+def test_padding_yields_no_nan(kernel: str, cap: float | None) -> None:
     q, k, v = heads(4, 1, torch.bfloat16)
     segments = torch.zeros(B, S, dtype=torch.int32)
-    out = attend(q, k, v, visible(segments, 3), cap, 1.0)
+    out = KERNELS[kernel](segments, 3, WholeRows())(q, k, v, cap, 1.0)
     out.float().sum().backward()
     assert out.isfinite().all()
     assert q.grad is not None

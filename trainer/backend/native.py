@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import itertools
 import os
@@ -11,7 +12,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
@@ -22,9 +22,12 @@ from data_pipeline.batch import Batch
 from trainer.backend import tensor_parallel
 from trainer.backend.base import World
 from trainer.backend.context_parallel import SharedRows
+from trainer.backend.remat import recomputing
 from trainer.model import Gemma, GemmaConfig
 from trainer.model.gemma import Block
+from trainer.model.kernels import KERNELS
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -46,6 +49,7 @@ class Native:
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
+            _keep_freed_memory()
         self.processes = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         size = self.processes.size
         problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
@@ -70,7 +74,10 @@ class Native:
         return self._mesh["replica", joined.mesh_dim_names[0]] if self._mesh["replica"].size() > 1 else joined
 
     def problems(self, config: GemmaConfig) -> list[str]:
-        return tensor_parallel.problems(config, self._tensor.size())
+        found = tensor_parallel.problems(config, self._tensor.size())
+        if self.device.type == "cpu" and self._job.attention == "flex":
+            found.append("attention=flex has no gradients on a CPU: use attention=auto")
+        return found
 
     def shard(self, model: Gemma) -> None:
         job = self._job
@@ -80,6 +87,9 @@ class Native:
                 tensor_parallel.share_block(block, model.config, self._tensor)
         if self._context.size() > 1:
             model.rows = SharedRows(self._context)
+        model.kernel = KERNELS[self._kernel()]
+        if job.compile:
+            model.chunk_loss = torch.compile(model.chunk_loss)
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[job.precision],
             reduce_dtype=DTYPES[job.mesh.reduce_dtype],
@@ -88,17 +98,25 @@ class Native:
         # The processes of the tensor axis hold different parts of a block, and the same of what lies outside.
         of_block, outside = self._sharding("fsdp", "context"), self._sharding("fsdp", "context", "tensor")
         for index, block in enumerate(model.blocks):
-            if job.remat == "block":
-                block = checkpoint_wrapper(block)
-                model.blocks[index] = block
+            if job.compile:
+                block.compile()
+            model.blocks[index] = block = recomputing(block, job.remat)
             fully_shard(block, mesh=of_block, mp_policy=policy)
         fully_shard(model, mesh=outside, mp_policy=policy)
         for module in model.modules():
-            if isinstance(module, FSDPModule):
+            if isinstance(module, FSDPModule) and self.processes.size > 1:  # else FSDP would divide each by 1
                 # The loss is divided by the weight of the global batch before backward, so gradients are summed.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)  # Gloo has no PREMUL_SUM
         model.to_empty(device=self.device)
+
+    def _kernel(self) -> str:
+        """The name of what computes attention."""
+        if self._job.attention != "auto":
+            return self._job.attention
+        if self.device.type == "cuda":
+            return "flex" if self._job.compile else "sdpa"
+        return "documents" if self._context.size() == 1 else "sdpa"
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         narrowed = map(self._own_positions, batches)
@@ -169,6 +187,17 @@ class Native:
 
     def close(self) -> None:
         dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large blocks that were freed.
+
+    It would give each back to the system and fault a new one in page by page, which took a sixth of a training step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _part(positions: int, number: int, parts: int) -> slice:

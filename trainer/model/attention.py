@@ -1,22 +1,21 @@
 """Grouped-query attention over packed rows: causal, within a document, within a window, with an optional soft cap.
 
-Knows no whole model and no device. `attend` is the one place where a faster kernel can stand.
+Knows no whole model and no device. What computes it is a `Kernel`, of which `trainer.model.kernels` has several.
 
 Shape suffixes: B rows, S queries, T keys (as many as S where rows are whole), D width, N query heads, K key and value
-heads, G = N / K queries per key head, H head width.
+heads, H head width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainer.model.config import GemmaConfig
-from trainer.model.layers import RMSNorm, rotate, soft_cap
+from trainer.model.layers import RMSNorm, rotate
 
 
 class Rows(Protocol):
@@ -41,6 +40,20 @@ class WholeRows:
         return x
 
 
+Attend = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
+"""softmax(cap(q k * scale)) v over the keys that each query sees: (q_BSNH, k_BTKH, v_BTKH, cap, scale) -> [B, S, N, H].
+
+Query head n reads key head n // (N / K); without a cap scores are as they are.
+"""
+
+Kernel = Callable[[Tensor, int | None, Rows], Attend]
+"""(segments_BS, window, rows) -> an `Attend`: what depends on who sees whom only, done once for all layers of a kind.
+
+A query sees keys that are not later, of its own segment, and fewer than `window` places back. Distance counts places in
+the row, which within a segment is the distance of positions.
+"""
+
+
 @dataclass(frozen=True, eq=False)
 class Surroundings:
     """What all layers of one kind share in a forward pass, built once: who sees whom, and how positions rotate.
@@ -50,72 +63,13 @@ class Surroundings:
     """
 
     rows: Rows
-    visible_BST: Tensor
+    attend: Attend
     cos_BS1P: Tensor
     sin_BS1P: Tensor
 
 
-def visible(segments_BS: Tensor, window: int | None, rows: Rows = WholeRows()) -> Tensor:  # noqa: B008  # stateless
-    """Which key each query sees, [B, S, T] bool: not later, of the same segment, fewer than `window` places back.
-
-    Distance counts places in the row, which within a segment is the distance of positions. Every query sees itself,
-    padding (segment 0) included, so no row of scores is empty.
-    """
-    segments_BT = rows.whole(segments_BS)
-    index_T = torch.arange(segments_BT.shape[1], device=segments_BS.device)
-    index_S = index_T[: segments_BS.shape[1]] + rows.first(segments_BS.shape[1])
-    back_ST = index_S[:, None] - index_T[None, :]
-    near_ST = back_ST >= 0
-    if window is not None:
-        near_ST = near_ST & (back_ST < window)
-    return near_ST & (segments_BS[:, :, None] == segments_BT[:, None, :])
-
-
-def attend(
-    q_BSNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, visible_BST: Tensor, cap: float | None, scale: float
-) -> Tensor:
-    """softmax(cap(q k * scale)) v over the visible keys, [B, S, N, H]; query head n reads key head n // G."""
-    if cap is not None:  # no fused kernel of torch knows the cap; leaving it out would be silently another model
-        return attend_reference(q_BSNH, k_BTKH, v_BTKH, visible_BST, cap, scale)
-    return attend_fused(q_BSNH, k_BTKH, v_BTKH, visible_BST, scale)
-
-
-def attend_fused(q_BSNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, visible_BST: Tensor, scale: float) -> Tensor:
-    """Torch's scaled dot-product attention: scores never reach memory where its fused kernels apply."""
-    groups = q_BSNH.shape[2] // k_BTKH.shape[2]
-    out_BNSH = F.scaled_dot_product_attention(
-        q_BSNH.transpose(1, 2),
-        _repeat_heads(k_BTKH, groups).transpose(1, 2),
-        _repeat_heads(v_BTKH, groups).transpose(1, 2),
-        attn_mask=visible_BST[:, None],
-        scale=scale,
-    )
-    return out_BNSH.transpose(1, 2)
-
-
-def attend_reference(
-    q_BSNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, visible_BST: Tensor, cap: float | None, scale: float
-) -> Tensor:
-    """The plain formula: scores in float32, then scale, cap, mask, softmax in this order."""
-    B, S, N, H = q_BSNH.shape
-    K = k_BTKH.shape[2]
-    q_BSKGH = q_BSNH.view(B, S, K, N // K, H)
-    scores_BKGST = torch.einsum("bskgh,btkh->bkgst", q_BSKGH, k_BTKH).float() * scale
-    if cap is not None:
-        scores_BKGST = soft_cap(scores_BKGST, cap)
-    scores_BKGST = scores_BKGST.masked_fill(~visible_BST[:, None, None], float("-inf"))
-    shares_BKGST = scores_BKGST.softmax(dim=-1).to(v_BTKH.dtype)
-    return torch.einsum("bkgst,btkh->bskgh", shares_BKGST, v_BTKH).reshape(B, S, N, H)
-
-
-def _repeat_heads(x_BTKH: Tensor, groups: int) -> Tensor:
-    """Each head `groups` times in place; a view when there is one head."""
-    B, T, K, H = x_BTKH.shape
-    return x_BTKH[:, :, :, None].expand(B, T, K, groups, H).reshape(B, T, K * groups, H)
-
-
 class Attention(nn.Module):
-    """Projections, optional norms of queries and keys, rotation, `attend`, output projection."""
+    """Projections, optional norms of queries and keys, rotation, attention, output projection."""
 
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
@@ -138,4 +92,4 @@ class Attention(nn.Module):
         q_BSNH = rotate(q_BSNH, around.cos_BS1P, around.sin_BS1P)
         k_BSKH = rotate(k_BSKH, around.cos_BS1P, around.sin_BS1P)
         k_BTKH, v_BTKH = around.rows.whole(k_BSKH), around.rows.whole(v_BSKH)
-        return self.o(attend(q_BSNH, k_BTKH, v_BTKH, around.visible_BST, self.cap, self.scale).flatten(2))
+        return self.o(around.attend(q_BSNH, k_BTKH, v_BTKH, self.cap, self.scale).flatten(2))

@@ -18,10 +18,11 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.nn import functional as F
 
-from trainer.model.attention import Attention, Rows, Surroundings, WholeRows, visible
+from trainer.model.attention import Attention, Kernel, Rows, Surroundings, WholeRows
 from trainer.model.config import GemmaConfig, Kind
+from trainer.model.kernels import sdpa
 from trainer.model.layers import FeedForward, RMSNorm, rope_tables, soft_cap
-from trainer.model.loss import token_loss
+from trainer.model.loss import Chunk, chunk_loss, token_loss
 
 
 class Block(nn.Module):
@@ -44,7 +45,8 @@ class Block(nn.Module):
 class Gemma(nn.Module):
     """The whole model. Weights are uninitialised until `init_weights` or a checkpoint fills them.
 
-    `blocks` are the units to shard and to recompute; `rows` says how positions lie over processes.
+    `blocks` are the units to shard and to recompute. `rows` says how positions lie over processes, `kernel` and
+    `chunk_loss` what computes attention and the loss of some tokens.
     """
 
     def __init__(self, config: GemmaConfig) -> None:
@@ -54,6 +56,8 @@ class Gemma(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
         self.rows: Rows = WholeRows()
+        self.kernel: Kernel = sdpa
+        self.chunk_loss: Chunk = chunk_loss
 
     def forward(
         self,
@@ -96,6 +100,7 @@ class Gemma(nn.Module):
             weights_BS.flatten(),
             config.final_soft_cap,
             z_loss,
+            self.chunk_loss,
         )
 
     def _surroundings(self, kind: Kind, segments_BS: Tensor, positions_BS: Tensor) -> Surroundings:
@@ -107,8 +112,8 @@ class Gemma(nn.Module):
             config.rope_base_local if local else config.rope_base_global,
             1.0 if local else config.rope_scale_global,
         )
-        visible_BST = visible(segments_BS, config.window if local else None, self.rows)
-        return Surroundings(self.rows, visible_BST, cos_BS1P, sin_BS1P)
+        attend = self.kernel(segments_BS, config.window if local else None, self.rows)
+        return Surroundings(self.rows, attend, cos_BS1P, sin_BS1P)
 
 
 @functools.cache

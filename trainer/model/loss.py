@@ -9,24 +9,55 @@ Shape suffixes: R tokens (rows of all batches, flat), C tokens of a chunk, D wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 512  # tokens; enough to keep matrix units busy, and 0.5 GiB of float32 logits at the largest vocabulary
+LEAST_ROWS = 512  # of a chunk; enough to keep matrix units busy: 0.5 GiB of float32 logits at the largest vocabulary
+CHUNK = 2**25  # logits of a chunk where that is more rows; fewer chunks are fewer sums of the embedding's gradient
+
+Chunk = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
+"""What `chunk_loss` is, or the same compiled."""
+
+
+def chunk_loss(logits_CV: Tensor, targets_C1: Tensor, weights_C1: Tensor, cap: float | None, z_loss: float) -> Tensor:
+    """The summed loss of a chunk, a float32 scalar; its gradient takes the place of the logits, rounded once."""
+    values_CV = logits_CV.float()  # the logits themselves where they are float32
+    if cap is not None:
+        tanh_CV = values_CV.div_(cap).tanh()
+        torch.mul(tanh_CV, cap, out=values_CV)
+    target_C1, largest_C1 = values_CV.gather(1, targets_C1), values_CV.amax(dim=1, keepdim=True)
+    sum_C1 = values_CV.sub_(largest_C1).exp_().sum(dim=1, keepdim=True)
+    log_z_C1 = sum_C1.log() + largest_C1
+    loss = (weights_C1 * (log_z_C1 - target_C1 + z_loss * log_z_C1.square())).sum()
+    # d loss / d logit = weight * (p * (1 + 2 z_loss log Z) - [is target])
+    values_CV.mul_(weights_C1 * (1 + 2 * z_loss * log_z_C1) / sum_C1)
+    values_CV.scatter_add_(1, targets_C1, -weights_C1)
+    if cap is not None:
+        values_CV.mul_(tanh_CV.square_().neg_().add_(1))
+    if values_CV is not logits_CV:
+        logits_CV.copy_(values_CV)
+    return loss
 
 
 def token_loss(
-    x_RD: Tensor, embedding_VD: Tensor, targets_R: Tensor, weights_R: Tensor, cap: float | None, z_loss: float
+    x_RD: Tensor,
+    embedding_VD: Tensor,
+    targets_R: Tensor,
+    weights_R: Tensor,
+    cap: float | None,
+    z_loss: float,
+    chunk: Chunk = chunk_loss,
 ) -> Tensor:
     """Sum over tokens of weight * (-log p(target) + z_loss * log(Z)^2), a float32 scalar.
 
     Logits are x @ embedding^T, soft-capped where `cap` is set, and Z is the sum of their exponentials (z-loss: PaLM,
     arXiv 2204.02311 section 5). Differentiable in x and embedding, once.
     """
-    loss: Tensor = _TokenLoss.apply(x_RD, embedding_VD, targets_R, weights_R.float(), cap, z_loss)
+    loss: Tensor = _TokenLoss.apply(x_RD, embedding_VD, targets_R, weights_R.float(), cap, z_loss, chunk)
     return loss
 
 
@@ -40,45 +71,28 @@ class _TokenLoss(torch.autograd.Function):
         weights_R: Tensor,
         cap: float | None,
         z_loss: float,
+        chunk: Chunk,
     ) -> Tensor:
         needs_x, needs_embedding = ctx.needs_input_grad[:2]
         loss = torch.zeros((), dtype=torch.float32, device=x_RD.device)
         grad_x_RD = torch.empty_like(x_RD) if needs_x else None
-        # A float32 sum over chunks, rounded to the embedding's dtype once.
-        grad_embedding_VD = torch.zeros_like(embedding_VD, dtype=torch.float32) if needs_embedding else None
-        # Buffers that all chunks share and change in place: on a processor, fresh ones would cost more than the sums.
-        shape = (min(CHUNK, x_RD.shape[0]), embedding_VD.shape[0])
-        product = x_RD.new_empty(shape)
-        rounded = product.dtype != torch.float32  # then logits are worked on in a buffer of their own
-        float32 = torch.empty_like(product, dtype=torch.float32) if rounded else product
-        tanh = None if cap is None else torch.empty_like(float32)
-        for start in range(0, x_RD.shape[0], CHUNK):
-            chunk = slice(start, start + CHUNK)
-            x_CD, targets_C1, weights_C1 = x_RD[chunk], targets_R[chunk, None], weights_R[chunk, None]
-            product_CV, values_CV = product[: len(x_CD)], float32[: len(x_CD)]
-            torch.mm(x_CD, embedding_VD.T, out=product_CV)
-            if rounded:
-                values_CV.copy_(product_CV)
-            if tanh is not None and cap is not None:
-                tanh_CV = torch.tanh(values_CV.div_(cap), out=tanh[: len(x_CD)])
-                torch.mul(tanh_CV, cap, out=values_CV)
-            target_C1, largest_C1 = values_CV.gather(1, targets_C1), values_CV.amax(dim=1, keepdim=True)
-            sum_C1 = values_CV.sub_(largest_C1).exp_().sum(dim=1, keepdim=True)
-            log_z_C1 = sum_C1.log() + largest_C1
-            loss += (weights_C1 * (log_z_C1 - target_C1 + z_loss * log_z_C1.square())).sum()
-            if not (needs_x or needs_embedding):
-                continue
-            # d loss / d logit = weight * (p * (1 + 2 z_loss log Z) - [is target])
-            values_CV.mul_(weights_C1 * (1 + 2 * z_loss * log_z_C1) / sum_C1)
-            values_CV.scatter_add_(1, targets_C1, -weights_C1)
-            if tanh is not None:
-                values_CV.mul_(tanh_CV.square_().neg_().add_(1))
-            if rounded:
-                product_CV.copy_(values_CV)
+        grad_embedding_VD = None  # a float32 sum over chunks, rounded to the embedding's dtype once
+        V = embedding_VD.shape[0]
+        rows = max(LEAST_ROWS, CHUNK // V)
+        logits = x_RD.new_empty((min(rows, x_RD.shape[0]), V))  # of all chunks in turn
+        for start in range(0, x_RD.shape[0], rows):
+            now = slice(start, start + rows)
+            x_CD = x_RD[now]
+            product_CV = torch.mm(x_CD, embedding_VD.T, out=logits[: len(x_CD)])
+            loss += chunk(product_CV, targets_R[now, None], weights_R[now, None], cap, z_loss)
             if grad_x_RD is not None:
-                torch.mm(product_CV, embedding_VD, out=grad_x_RD[chunk])
-            if grad_embedding_VD is not None:
-                grad_embedding_VD += product_CV.T @ x_CD
+                torch.mm(product_CV, embedding_VD, out=grad_x_RD[now])
+            if needs_embedding:
+                part_VD = product_CV.T @ x_CD
+                if grad_embedding_VD is None:
+                    grad_embedding_VD = part_VD.float()
+                else:
+                    grad_embedding_VD += part_VD
         ctx.save_for_backward(grad_x_RD, grad_embedding_VD)
         ctx.embedding_dtype = embedding_VD.dtype
         return loss
@@ -89,4 +103,4 @@ class _TokenLoss(torch.autograd.Function):
         grad_x_RD, grad_embedding_VD = ctx.saved_tensors
         grad_x = None if grad_x_RD is None else grad_x_RD * grad.to(grad_x_RD.dtype)
         grad_embedding = None if grad_embedding_VD is None else (grad_embedding_VD * grad).to(ctx.embedding_dtype)
-        return grad_x, grad_embedding, None, None, None, None
+        return grad_x, grad_embedding, None, None, None, None, None
