@@ -100,6 +100,7 @@ def test_after_the_prompt_every_pass_has_one_shape(monkeypatch: pytest.MonkeyPat
     assert set(shapes[config.num_layers :]) == {(queries[1], keys)}
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_compiler_sees_two_shapes() -> None:
     """Nothing that changes from token to token is a number or a shape, which would be compiled anew each time."""
     model = writers(config_of(2, num_layers=2), WORDS).ours
