@@ -179,6 +179,13 @@ class Evaluate:
 
 
 @dataclass
+class Profile:
+    steps: Optional[list[int]] = key(
+        None, "[first, last] step of which each process writes a torch.profiler trace to profiles/ (null: none)"
+    )
+
+
+@dataclass
 class Export:
     format: str = key("hf", "hf: a folder that transformers loads")
     dtype: str = key("fp32", "fp32 or bf16: precision of the exported weights")
@@ -218,6 +225,7 @@ class Job:
     tracker: Tracker = section(Tracker, "where metrics go besides metrics.jsonl")
     checkpoint: Checkpoint = section(Checkpoint, "when state is saved")
     evaluate: Evaluate = section(Evaluate, "scoring")
+    profile: Profile = section(Profile, "where the time of steps goes")
     export: Export = section(Export, "portable weights")
     curate: Curate = section(Curate, "raw text to curated text")
     tokenize: Tokenize = section(Tokenize, "curated text to token shards")
@@ -266,9 +274,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
 # precision, remat, attention and compile, mesh, backend and launch, data.workers, data.cache. The result differs by
 # rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what is done with
-# it: name, run_id, run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, export, and
-# the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of
-# data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached.
+# it: name, run_id, run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, profile,
+# export, and the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest
+# names. Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not
+# reached.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
     "optim",
@@ -323,6 +332,8 @@ def check(job: Job) -> list[str]:
     names = [source.name for source in job.tokenize.webdataset]
     if len(set(names)) < len(names):
         problems.append(f"tokenize.webdataset names a source twice ({', '.join(names)}): give each all its paths")
+    if (steps := job.profile.steps) is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+        problems.append(f"profile.steps={steps} must be the first and the last step to trace, such as [10,12], or null")
     if problems:
         return problems  # the sums below would only repeat them
     return _check_mixture(job.data) + _check_kernels(job) + (_check_mesh(job) or _check_batch(job))

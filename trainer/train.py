@@ -13,6 +13,7 @@ from trainer.backend import choose
 from trainer.build import Parts, build
 from trainer.held_out import held_out_loss
 from trainer.optim import lr_at, set_lr
+from trainer.profiler import Profiler
 from trainer.report import Report
 from trainer.run import Run
 from trainer.saver import Saver
@@ -48,12 +49,14 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
         StopSignal(backend) as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
         Report(job, run, parts.directory, parts.stream, backend) as report,
+        Profiler(job, run, parts, report) as profiler,
     ):
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
         saver = Saver(job, parts, report)
         batches = backend.feed(stream)
         while run.step < job.steps:
+            profiler.before(run.step + 1)
             with report.waiting():
                 micro_batches = [next(batches) for _ in range(micro_batches_per_step)]
             learning_rate = lr_at(job.optim, run.step, job.steps)

@@ -78,7 +78,7 @@ def test_identity_key_makes_another_run(path: str) -> None:
     ["mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor", "mesh.reduce_dtype",
      "micro_batch", "precision", "remat", "launch.processes",
      "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
-     "checkpoint.directory", "evaluate.tasks", "evaluate.every"],
+     "checkpoint.directory", "evaluate.tasks", "evaluate.every", "profile.steps"],
 )  # fmt: skip
 def test_elastic_and_free_keys_keep_the_run(path: str) -> None:
     job = schema.Job()
@@ -160,6 +160,9 @@ def test_given_run_id_is_kept() -> None:
             {"mesh.context": 3, "mesh.tensor": 5},
             ["data.sequence_length=2048 is not a multiple of mesh.context=3 x mesh.tensor=5"],
         ),
+        ({"profile.steps": [12, 10]}, ["profile.steps=[12, 10]", "such as [10,12], or null"]),
+        ({"profile.steps": [10]}, ["profile.steps=[10]", "the first and the last step"]),
+        ({"profile.steps": [0, 2]}, ["profile.steps=[0, 2]", "the first and the last step"]),
         ({"curate.sources": [schema.Source(kind="web")]}, ["kind=web", "python_env, local, huggingface"]),
         ({"curate.sources": [schema.Source(kind="local")]}, ["curate.sources[0].paths", "name at least one glob"]),
         ({"curate.sources": [schema.Source(kind="huggingface")]}, ["curate.sources[0].dataset", "name a dataset"]),

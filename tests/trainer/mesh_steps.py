@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_parity import config_of
+from twins import config_of
 
 from conf.schema import AXES, Job
 from data_pipeline.batch import Batch, Cursor

@@ -7,6 +7,8 @@ import torch
 
 from conf.exits import ConfigError
 from conf.schema import Model
+from trainer.export.hf import hf_config
+from trainer.export.hf_weights import hf_names
 from trainer.model import SIZES, Gemma, build_config, flops_per_token, num_parameters
 
 # Embedding and other parameters, as the reports print them (arXiv 2403.08295 table 2, 2408.00118 table 2) and, for
@@ -25,6 +27,22 @@ PUBLISHED = {
 }
 
 
+# Rows and all parameters of the same models in transformers, which has a row per piece, and in the larger Gemma 3 some
+# more for images. Vision towers not counted.
+OF_TRANSFORMERS = {
+    "gemma_2b": (256_000, 2_506_172_416),
+    "gemma_7b": (256_000, 8_537_680_896),
+    "gemma2_2b": (256_000, 2_614_341_888),
+    "gemma2_9b": (256_000, 9_241_705_984),
+    "gemma2_27b": (256_000, 27_227_128_320),
+    "gemma3_270m": (262_144, 268_098_176),
+    "gemma3_1b": (262_144, 999_885_952),
+    "gemma3_4b": (262_208, 3_880_099_328 + 163_840),
+    "gemma3_12b": (262_208, 11_765_788_416 + 245_760),
+    "gemma3_27b": (262_208, 27_009_002_240 + 344_064),
+}
+
+
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_parameters_are_the_published_ones(size: str) -> None:
     config = build_config(Model(size=size), 256_000)
@@ -35,6 +53,25 @@ def test_parameters_are_the_published_ones(size: str) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     assert (embedding, total - embedding) == PUBLISHED[size]
     assert num_parameters(config) == total
+
+
+@pytest.mark.parametrize("size", OF_TRANSFORMERS)
+def test_parameters_are_those_of_transformers_where_rows_are(size: str) -> None:
+    """Counted in our module and in the one that transformers makes from our config.json."""
+    import transformers
+
+    rows, parameters = OF_TRANSFORMERS[size]
+    config = build_config(Model(size=size, vocab_size=rows), 256_000)
+    content = hf_config(config, rows)
+    kind = {1: transformers.GemmaConfig, 2: transformers.Gemma2Config, 3: transformers.Gemma3TextConfig}
+    with torch.device("meta"):
+        ours = Gemma(config)
+        theirs = transformers.AutoModelForCausalLM.from_config(kind[config.generation](**content))
+    assert sum(parameter.numel() for parameter in ours.parameters()) == parameters
+    assert sum(parameter.numel() for parameter in theirs.parameters()) == parameters
+    shapes = {name: parameter.shape for name, parameter in theirs.named_parameters()}
+    names = hf_names(config)
+    assert {names[name]: parameter.shape for name, parameter in ours.named_parameters()} == shapes
 
 
 def test_the_table_holds_the_published_sizes_and_tiny() -> None:

@@ -2,6 +2,16 @@
 
 from trainer.model.config import GemmaConfig, flops_per_token, num_parameters
 from trainer.model.gemma import Gemma, init_weights
+from trainer.model.generate import greedy
 from trainer.model.sizes import SIZES, build_config
 
-__all__ = ["SIZES", "Gemma", "GemmaConfig", "build_config", "flops_per_token", "init_weights", "num_parameters"]
+__all__ = [
+    "SIZES",
+    "Gemma",
+    "GemmaConfig",
+    "build_config",
+    "flops_per_token",
+    "greedy",
+    "init_weights",
+    "num_parameters",
+]

@@ -19,9 +19,12 @@ from trainer.model.layers import RMSNorm, rotate
 
 
 class Rows(Protocol):
-    """How rows lie over processes: each may hold a run of positions, and asks here for what all hold of them."""
+    """How rows lie over processes, or over passes that generate them one after the other.
 
-    def first(self, positions: int) -> int:
+    A pass may hold a run of positions only, and asks here for what all hold of them.
+    """
+
+    def first(self, positions: int) -> int | Tensor:
         """The place in the row of the first of so many that are held here."""
 
     def whole(self, x: Tensor) -> Tensor:

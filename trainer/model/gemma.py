@@ -81,6 +81,22 @@ class Gemma(nn.Module):
         The loss is computed here and not on returned logits because they would not fit, and because the output shares
         the embedding's weight, which a sharded model holds whole only inside its forward pass.
         """
+        x_BSD = self.hidden(tokens_BS, segments_BS, positions_BS)
+        if targets_BS is None:
+            return self.logits(x_BSD)
+        weights_BS = torch.ones_like(targets_BS, dtype=torch.float32) if weights_BS is None else weights_BS
+        return token_loss(
+            x_BSD.flatten(0, 1),
+            self.embedding.weight,
+            targets_BS.flatten(),
+            weights_BS.flatten(),
+            self.config.final_soft_cap,
+            z_loss,
+            self.chunk_loss,
+        )
+
+    def hidden(self, tokens_BS: Tensor, segments_BS: Tensor, positions_BS: Tensor) -> Tensor:
+        """The normalised stream behind the last block, [B, S, D], of which `logits` are a linear map."""
         config = self.config
         kinds = dict.fromkeys(config.layer_kinds)  # not a set: processes that gather in it must go in one order
         around = {kind: self._surroundings(kind, segments_BS, positions_BS) for kind in kinds}
@@ -88,20 +104,13 @@ class Gemma(nn.Module):
         x_BSD = x_BSD * _rounded(math.sqrt(config.d_model), x_BSD.dtype)
         for block, kind in zip(self.blocks, config.layer_kinds, strict=True):
             x_BSD = block(x_BSD, around[kind])
-        x_BSD = self.final_norm(x_BSD)
-        if targets_BS is None:
-            logits_BSV = F.linear(x_BSD, self.embedding.weight).float()
-            return logits_BSV if config.final_soft_cap is None else soft_cap(logits_BSV, config.final_soft_cap)
-        weights_BS = torch.ones_like(targets_BS, dtype=torch.float32) if weights_BS is None else weights_BS
-        return token_loss(
-            x_BSD.flatten(0, 1),
-            self.embedding.weight,
-            targets_BS.flatten(),
-            weights_BS.flatten(),
-            config.final_soft_cap,
-            z_loss,
-            self.chunk_loss,
-        )
+        return self.final_norm(x_BSD)
+
+    def logits(self, x_BSD: Tensor) -> Tensor:
+        """[B, S, V] float32, soft-capped where the configuration says so."""
+        logits_BSV = F.linear(x_BSD, self.embedding.weight).float()
+        cap = self.config.final_soft_cap
+        return logits_BSV if cap is None else soft_cap(logits_BSV, cap)
 
     def _surroundings(self, kind: Kind, segments_BS: Tensor, positions_BS: Tensor) -> Surroundings:
         config = self.config

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -130,6 +131,11 @@ class Report:
             **{f"planned_tokens/{source}": round(count) for source, count in planned.items()},
             **self._storage,
         }
+
+    def keep(self, kind: str, name: str, files: Sequence[Path]) -> None:
+        """Give the tracker files of this process's host, as one thing of a kind and a name."""
+        if self._tracker is not None:
+            self._tracker.keep(kind, name, files)
 
     def event(self, event: str, **facts: Any) -> None:
         """Append to the run's ledger, and say it in the terminal."""

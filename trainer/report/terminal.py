@@ -14,6 +14,7 @@ _EVENTS = {
     "save_failed": "the checkpoint of step {step} FAILED: {error}",
     "retain_failed": "an old checkpoint could not be removed: {error}",
     "changed": "{key} is now {now}, was {was}",
+    "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "stop": "stopping after step {step}, as asked",
     "end": "finished step {step}",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from conf import schema
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
     import wandb
 
 
+_LONGEST_ARTIFACT = 128  # characters of a name, which a project's runs share
+
+
 class Tracker(Protocol):
     """Where metrics go besides metrics.jsonl."""
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Metrics of a step."""
+
+    def keep(self, kind: str, name: str, files: Sequence[Path]) -> None:
+        """Files to keep with the run, as one thing of a kind and a name."""
 
     def close(self, failed: bool) -> None:
         """No more metrics."""
@@ -29,6 +36,9 @@ class NoTracker:
     """tracker=none"""
 
     def log(self, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def keep(self, kind: str, name: str, files: Sequence[Path]) -> None:
         pass
 
     def close(self, failed: bool) -> None:
@@ -69,6 +79,7 @@ class WandbTracker:
             wandb.teardown()  # its service would say that the id of the failed try is in use
             self._run = wandb.init(**{**options, "mode": "offline"})
         self._errors = (wandb.Error, OSError)
+        self._artifact = wandb.Artifact
         self._try(lambda run: run.define_metric("*", step_metric="step"))
 
     def _try(self, send: Callable[[wandb.Run], object]) -> None:
@@ -86,6 +97,15 @@ class WandbTracker:
         finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         # `step` is a value, not W&B's own counter, which drops steps that are done again after a restart.
         self._try(lambda run: run.log({"step": step, **finite}))
+
+    def keep(self, kind: str, name: str, files: Sequence[Path]) -> None:
+        def send(run: wandb.Run) -> None:
+            artifact = self._artifact(f"{name}-{run.id}"[:_LONGEST_ARTIFACT], type=kind)
+            for file in files:
+                artifact.add_file(str(file))
+            run.log_artifact(artifact)
+
+        self._try(send)
 
     def close(self, failed: bool) -> None:
         self._try(lambda run: run.finish(exit_code=int(failed)))
