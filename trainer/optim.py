@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from conf import schema
 from trainer.model import Gemma
+from trainer.model.gemma import bare_name
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def build_optimizer(model: Gemma, optim: schema.Optim) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) in two groups: matrices decay, norms and the embedding do not.
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay holds for a parameter: for matrices of blocks; norms and the embedding have none.
 
-    The embedding is tied to the output and scaled by the root of the width; decay would fight that scale.
+    Norms are stored as the difference from 1, where decay would mean something else. The embedding is tied to the
+    output and scaled by the root of the width; decay would fight that scale.
     """
+    return parameter.ndim == 2 and bare_name(name) != "embedding.weight"
+
+
+def build_optimizer(model: Gemma, optim: schema.Optim) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101), with weight decay for what `decays`."""
     decayed: list[torch.nn.Parameter] = []
     exempt: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (exempt if parameter.ndim < 2 or name.endswith("embedding.weight") else decayed).append(parameter)
+        (decayed if decays(name, parameter) else exempt).append(parameter)
     optimizer = torch.optim.AdamW(
         [
             {"params": group, "weight_decay": weight_decay}
