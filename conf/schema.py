@@ -132,6 +132,9 @@ class Optim:
     weight_decay: float = key(0.1, "decoupled decay of matrices; norms and embeddings have none")
     clip_norm: float = key(1.0, "largest global gradient norm")
     z_loss: float = key(0.0, "weight of the squared log-partition added to the loss")
+    max_skipped: int = key(
+        10, "steps in a row skipped for a loss or gradient not finite, after which the run ends (77)"
+    )
 
 
 @dataclass
@@ -261,12 +264,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
 # precision and remat, mesh, backend and launch, data.workers, data.cache. The result differs by rounding only; the
 # state that is kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id,
-# run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, export, and the keys of curate,
-# tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of data.mixture the first
-# stage is identity; later ones may be appended, at samples that the run has not reached.
+# run, step, steps, data.held_out, data.max_repetitions, optim.max_skipped, tracker, checkpoint, evaluate, export, and
+# the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of
+# data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
-    "optim",
+    "optim.name", "optim.peak_lr", "optim.warmup_steps", "optim.schedule", "optim.final_lr_ratio", "optim.decay_steps",
+    "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay", "optim.clip_norm", "optim.z_loss",
 )  # fmt: skip
 
 

@@ -56,6 +56,15 @@ def _by_mesh(parameters: list[torch.nn.Parameter]) -> list[list[torch.nn.Paramet
     return list(groups.values())
 
 
+def skip_where(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
+    """Make the coming update none at all if `skipped`, a float32 scalar on the device, is 1 and not 0.
+
+    A fused AdamW looks there for what torch's scaling of gradients has found, and leaves parameters, moments and its
+    own count of updates alone.
+    """
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the learning rate of the coming step."""
     for group in optimizer.param_groups:

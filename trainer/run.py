@@ -25,6 +25,8 @@ class Run:
     order      what the order of samples depends on, in words, to show what differs where it is another one
     attempt    counts the starts of the run, 1 for the first
     tokens_of  targets seen so far, of each source
+    skipped    steps so far whose update was left out, since loss or gradient were not finite
+    in_a_row   how many of these are the last ones
     """
 
     model: Gemma
@@ -37,6 +39,8 @@ class Run:
     step: int = 0
     tokens_seen: int = 0
     tokens_of: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    in_a_row: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and the optimizer's moments, under names that no wrapper changes."""
@@ -53,6 +57,8 @@ class Run:
             "step": self.step,
             "tokens_seen": self.tokens_seen,
             "tokens_of": self.tokens_of,
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
             "order": self.order,
             "cursor": dataclasses.asdict(self.cursor),
             "random": torch.get_rng_state().numpy().tobytes().hex(),
@@ -67,9 +73,12 @@ class Run:
         state = checkpoint.state
         self.step, self.tokens_seen = state["step"], state["tokens_seen"]
         self.tokens_of = dict(state["tokens_of"])
+        self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
         self.cursor = cursor_of(checkpoint)
         for moments in self.optimizer.state.values():
-            moments["step"].fill_(self.step)  # AdamW counts updates per parameter; each has had every one
+            moments["step"].fill_(
+                self.step - self.skipped
+            )  # AdamW counts updates per parameter; each has had every one
         torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8))
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from data_pipeline.batch import Batch
 from trainer.backend import Backend
 from trainer.model import Gemma
+from trainer.optim import skip_where
 from trainer.sharded import first_copy
 
 TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
@@ -21,7 +22,11 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
     """The update as a function of the micro-batches of one step.
 
     It returns, on the device and equal on every process: `loss` (nats per token of the global batch, z-loss included),
-    `grad_norm` (before clipping), `tokens` (targets that counted) and `counts_K` (the sum of `Batch.counts_K`).
+    `grad_norm` (before clipping), `skipped` (1 where one of these is not finite, else 0), `tokens` (targets that
+    counted) and `counts_K` (the sum of `Batch.counts_K`).
+
+    A step that is skipped leaves parameters and the optimizer's state as they were. The device decides that: the host
+    goes on with the next step before it could know.
     """
 
     def train_step(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -34,10 +39,12 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
             share = loss_of(model, batch, z_loss) / tokens.clamp(min=1)  # every document of a step may be left out
             share.backward()
             loss += share.detach()
-        grad_norm = clip_gradients(model, clip_norm, backend)
+        loss, grad_norm = backend.total(loss), clip_gradients(model, clip_norm, backend)
+        skipped = (~(loss.isfinite() & grad_norm.isfinite())).float()  # both are totals: all processes decide alike
+        skip_where(optimizer, skipped)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {"loss": backend.total(loss), "grad_norm": grad_norm, "tokens": tokens, "counts_K": counts_K}
+        return {"loss": loss, "grad_norm": grad_norm, "skipped": skipped, "tokens": tokens, "counts_K": counts_K}
 
     return train_step
 

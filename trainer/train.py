@@ -69,7 +69,7 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
             if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):
                 report.add(held_out_loss=held_out_loss(job, run.model, parts.held_out, backend))
             if last or due(run.step, job.checkpoint.every) or saver.owes(run.step):
-                report.flush()  # a loss that is not finite raises here, before it is saved
+                report.flush()  # what ends a run that diverged raises here, before it is saved
                 saver.insist(run) if last else saver.save(run)
             if stopping:
                 report.event("stop", step=run.step)
