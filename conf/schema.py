@@ -123,8 +123,10 @@ class Optim:
     name: str = key("adamw", "adamw")
     peak_lr: float = key(3e-4, "learning rate after warm-up")
     warmup_steps: int = key(100, "steps of linear warm-up from 0")
-    schedule: str = key("cosine", "cosine, wsd (warm-up, stable, decay) or constant, after warm-up")
-    final_lr_ratio: float = key(0.1, "last learning rate over peak_lr")
+    schedule: str = key(
+        "cosine", "cosine, wsd (warm-up, stable, decay) or constant, after warm-up; constant may become wsd on resume"
+    )
+    final_lr_ratio: float = key(0.1, "cosine, wsd: last learning rate over peak_lr")
     decay_steps: Optional[int] = key(None, "wsd: length of the final linear decay (null: a tenth of steps)")
     beta1: float = key(0.9, "decay of the first moment")
     beta2: float = key(0.95, "decay of the second moment")
@@ -267,10 +269,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # run, step, steps, data.held_out, data.max_repetitions, optim.max_skipped, tracker, checkpoint, evaluate, export, and
 # the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of
 # data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached.
+# Learning rates so far are history, and those to come may be planned anew: steps, optim.decay_steps and
+# optim.final_lr_ratio are free, and so is the choice between the schedules constant and wsd, which are one curve until
+# the decay begins. `cosine` is another from the start.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
-    "optim.name", "optim.peak_lr", "optim.warmup_steps", "optim.schedule", "optim.final_lr_ratio", "optim.decay_steps",
-    "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay", "optim.clip_norm", "optim.z_loss",
+    "optim.name", "optim.peak_lr", "optim.warmup_steps", "optim.beta1", "optim.beta2", "optim.eps",
+    "optim.weight_decay", "optim.clip_norm", "optim.z_loss",
 )  # fmt: skip
 
 
@@ -448,7 +453,10 @@ def planned_processes(job: Job) -> int | None:
 def identity(job: Job) -> dict[str, Any]:
     """The identity keys and their values, flat: what must not change when a run is resumed."""
     keys = {path: value for path, value in flatten(job).items() if path.startswith(IDENTITY)}
-    return keys | {"data.mixture": dict(job.data.mixture[0].weights) if job.data.mixture else {}}
+    return keys | {
+        "optim.schedule": "constant or wsd" if job.optim.schedule in ("constant", "wsd") else job.optim.schedule,
+        "data.mixture": dict(job.data.mixture[0].weights) if job.data.mixture else {},
+    }
 
 
 def run_id(job: Job) -> str:
