@@ -120,7 +120,7 @@ class Model:
 
 @dataclass
 class Optim:
-    name: str = key("adamw", "adamw")
+    name: str = key("adamw", "adamw, or muon (matrices of blocks; adamw for norms and the embedding)")
     peak_lr: float = key(3e-4, "learning rate after warm-up")
     warmup_steps: int = key(100, "steps of linear warm-up from 0")
     schedule: str = key(
@@ -128,9 +128,10 @@ class Optim:
     )
     final_lr_ratio: float = key(0.1, "cosine, wsd: last learning rate over peak_lr")
     decay_steps: Optional[int] = key(None, "wsd: length of the final linear decay (null: a tenth of steps)")
-    beta1: float = key(0.9, "decay of the first moment")
-    beta2: float = key(0.95, "decay of the second moment")
-    eps: float = key(1e-8, "added to the root of the second moment")
+    beta1: float = key(0.9, "adamw: decay of the first moment")
+    beta2: float = key(0.95, "adamw: decay of the second moment")
+    eps: float = key(1e-8, "adamw: added to the root of the second moment")
+    momentum: float = key(0.95, "muon: decay of the momentum, which is Nesterov's")
     weight_decay: float = key(0.1, "decoupled decay of matrices; norms and embeddings have none")
     clip_norm: float = key(1.0, "largest global gradient norm")
     z_loss: float = key(0.0, "weight of the squared log-partition added to the loss")
@@ -229,7 +230,7 @@ CHOICES = {
     "precision": ("bf16", "fp32"),
     "remat": ("none", "block"),
     "data.packing": ("best_fit", "concat", "pad"),
-    "optim.name": ("adamw",),
+    "optim.name": ("adamw", "muon"),
     "optim.schedule": ("cosine", "wsd", "constant"),
     "mesh.reduce_dtype": ("fp32", "bf16"),
     "backend.name": ("auto", "cpu", "cuda"),
@@ -256,7 +257,7 @@ POSITIVE_OR_NULL = (
 )
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
-DECAYS = ("optim.beta1", "optim.beta2")  # of a mean, which 1 would never move
+DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum")  # of a mean, which 1 would never move
 
 # A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
@@ -266,16 +267,17 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
 # precision and remat, mesh, backend and launch, data.workers, data.cache. The result differs by rounding only; the
 # state that is kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id,
-# run, step, steps, data.held_out, data.max_repetitions, optim.max_skipped, tracker, checkpoint, evaluate, export, and
-# the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of
-# data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached.
+# run, step, steps, data.held_out, data.max_repetitions, optim.max_skipped, tracker, checkpoint,
+# evaluate, export, and the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that
+# data.manifest names. Of data.mixture the first stage is identity; later ones may be appended, at samples that the run
+# has not reached.
 # Learning rates so far are history, and those to come may be planned anew: steps, optim.decay_steps and
 # optim.final_lr_ratio are free, and so is the choice between the schedules constant and wsd, which are one curve until
 # the decay begins. `cosine` is another from the start.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
     "optim.name", "optim.peak_lr", "optim.warmup_steps", "optim.beta1", "optim.beta2", "optim.eps",
-    "optim.weight_decay", "optim.clip_norm", "optim.z_loss",
+    "optim.momentum", "optim.weight_decay", "optim.clip_norm", "optim.z_loss",
 )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     with torch.device("meta"):
         model = Gemma(config)
     backend.shard(model)
-    optimizer = build_optimizer(model, job.optim)
+    optimizer = build_optimizer(model, job.optim, job.precision)
     origin = {
         "run_id": directory.run_id,  # also the W&B id
         "config_sha256": config_sha256(job),

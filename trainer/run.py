@@ -13,7 +13,7 @@ from data_pipeline.batch import Cursor
 from trainer.checkpoint import Committed, load_tensors
 from trainer.model import Gemma
 from trainer.model.gemma import bare_name
-from trainer.optim import MOMENTS
+from trainer.optim import moments_of, set_updates
 
 
 @dataclass
@@ -46,9 +46,10 @@ class Run:
         """Parameters and the optimizer's moments, under names that no wrapper changes."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
-            name, moments = bare_name(name), self.optimizer.state[parameter]
+            name = bare_name(name)
             tensors[f"model.{name}"] = parameter
-            tensors |= {f"optimizer.{moment}.{name}": moments[moment] for moment in MOMENTS}
+            moments = moments_of(self.optimizer, parameter)
+            tensors |= {f"optimizer.{moment}.{name}": tensor for moment, tensor in moments.items()}
         return tensors
 
     def state(self) -> dict[str, Any]:
@@ -75,10 +76,7 @@ class Run:
         self.tokens_of = dict(state["tokens_of"])
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
         self.cursor = cursor_of(checkpoint)
-        for moments in self.optimizer.state.values():
-            moments["step"].fill_(
-                self.step - self.skipped
-            )  # AdamW counts updates per parameter; each has had every one
+        set_updates(self.optimizer, self.step - self.skipped)
         torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8))
 
 

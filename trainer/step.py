@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from data_pipeline.batch import Batch
 from trainer.backend import Backend
 from trainer.model import Gemma
 from trainer.optim import skip_where
-from trainer.sharded import first_copy
+from trainer.sharded import first_copy, own_part
 
 TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
 
@@ -64,7 +63,7 @@ def clip_gradients(model: Gemma, clip_norm: float, backend: Backend) -> Tensor:
     Their meshes may differ, which `torch.nn.utils.clip_grad_norm_` refuses.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    own = [own_part(gradient) for gradient in gradients]
     # Each process adds the squares of the parts it holds, tensor by tensor, but for copies of what another one adds.
     norms = torch._foreach_mul(torch._foreach_norm(own), [float(first_copy(gradient)) for gradient in gradients])
     norm = torch.linalg.vector_norm(backend.total(torch.stack(norms).square()).sqrt())
