@@ -135,6 +135,7 @@ class Optim:
     weight_decay: float = key(0.1, "decoupled decay of matrices; norms and embeddings have none")
     clip_norm: float = key(1.0, "largest global gradient norm")
     z_loss: float = key(0.0, "weight of the squared log-partition added to the loss")
+    ema: Optional[float] = key(None, "decay of the moving average of the weights, kept beside them (null: none)")
     max_skipped: int = key(
         10, "steps in a row skipped for a loss or gradient not finite, after which the run ends (77)"
     )
@@ -205,6 +206,7 @@ class Job:
     run_id: Optional[str] = key(None, "directory under runs/ and W&B id (null: <name>-<8 hex of the identity keys>)")
     run: Optional[str] = key(None, "evaluate, export: run id or run directory (null: the run this configuration names)")
     step: Optional[int] = key(None, "evaluate, export: step of the checkpoint (null: the latest committed one)")
+    weights: str = key("model", "evaluate, export: model, or ema (the average that a run with optim.ema keeps)")
     seed: int = key(0, "seed of initial weights and data order")
     steps: int = key(1000, "optimizer steps")
     tokens_per_step: int = key(65_536, "tokens of the global batch")
@@ -227,6 +229,7 @@ class Job:
 
 
 CHOICES = {
+    "weights": ("model", "ema"),
     "precision": ("bf16", "fp32"),
     "remat": ("none", "block"),
     "data.packing": ("best_fit", "concat", "pad"),
@@ -257,7 +260,7 @@ POSITIVE_OR_NULL = (
 )
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
-DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum")  # of a mean, which 1 would never move
+DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
 
 # A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
@@ -267,7 +270,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
 # precision and remat, mesh, backend and launch, data.workers, data.cache. The result differs by rounding only; the
 # state that is kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id,
-# run, step, steps, data.held_out, data.max_repetitions, optim.max_skipped, tracker, checkpoint,
+# run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema, optim.max_skipped, tracker, checkpoint,
 # evaluate, export, and the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that
 # data.manifest names. Of data.mixture the first stage is identity; later ones may be appended, at samples that the run
 # has not reached.
@@ -312,8 +315,8 @@ def check(job: Job) -> list[str]:
         if not 0 <= get(job, path) <= 1:
             problems.append(f"{path}={get(job, path)} must lie between 0 and 1")
     for path in DECAYS:
-        if not 0 <= get(job, path) < 1:
-            problems.append(f"{path}={get(job, path)} must lie between 0 and 1, and below 1")
+        if (value := get(job, path)) is not None and not 0 <= value < 1:
+            problems.append(f"{path}={value} must lie between 0 and 1, and below 1")
     for index, source in enumerate(job.curate.sources):
         if source.kind not in SOURCE_KINDS:
             problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")

@@ -14,6 +14,7 @@ from data_pipeline.disk_cache import DiskCache
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
+from trainer.average import Average
 from trainer.backend import Backend
 from trainer.model import Gemma, build_config
 from trainer.model.gemma import init_weights
@@ -70,9 +71,13 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         "tokenizer_sha256": tokenizer.sha256,
     }
     run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, stream.describe(), attempt)
+    if job.optim.ema is not None:
+        run.average = Average(model, job.optim.ema)
     if last is None:
         torch.manual_seed(job.seed)  # torch seeds itself by chance, and a checkpoint keeps the state
         init_weights(model, job.seed)
+        if run.average is not None:
+            run.average.start(model)
     else:
         run.load(last)
     return run, Parts(backend, directory, stream, held_out, rows_per_step)

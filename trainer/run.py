@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.batch import Cursor
+from trainer.average import Average
 from trainer.checkpoint import Committed, load_tensors
 from trainer.model import Gemma
 from trainer.model.gemma import bare_name
@@ -27,6 +28,7 @@ class Run:
     tokens_of  targets seen so far, of each source
     skipped    steps so far whose update was left out, since loss or gradient were not finite
     in_a_row   how many of these are the last ones
+    average    of the weights, if one is kept
     """
 
     model: Gemma
@@ -41,16 +43,18 @@ class Run:
     tokens_of: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
     in_a_row: int = 0
+    average: Average | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and the optimizer's moments, under names that no wrapper changes."""
+        """Parameters, the optimizer's moments and averages, under names that no wrapper changes."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             name = bare_name(name)
             tensors[f"model.{name}"] = parameter
             moments = moments_of(self.optimizer, parameter)
             tensors |= {f"optimizer.{moment}.{name}": tensor for moment, tensor in moments.items()}
-        return tensors
+        averages = {} if self.average is None else self.average.tensors
+        return tensors | {f"ema.{name}": average for name, average in averages.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that is not a tensor, as JSON."""
@@ -70,7 +74,11 @@ class Run:
 
     def load(self, checkpoint: Committed) -> None:
         """Continue from a checkpoint. Raises DataError where it does not fit or is broken."""
-        load_tensors(checkpoint, self.tensors())
+        averaged = any(name.startswith("ema.") for name in checkpoint.tensors)
+        tensors = self.tensors().items()
+        load_tensors(checkpoint, {name: held for name, held in tensors if averaged or not name.startswith("ema.")})
+        if self.average is not None and not averaged:
+            self.average.start(self.model)  # the run keeps one from here on
         state = checkpoint.state
         self.step, self.tokens_seen = state["step"], state["tokens_seen"]
         self.tokens_of = dict(state["tokens_of"])

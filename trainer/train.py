@@ -60,6 +60,8 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
             set_lr(run.optimizer, learning_rate)
             metrics = train_step(micro_batches)
             run.step += 1
+            if run.average is not None:
+                run.average.update(run.model, metrics["skipped"], run.step)
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
             stopping = stop.agreed()  # asked once: the save and the exit must agree. Waits for the device
