@@ -90,6 +90,14 @@ class Stage:
 
 
 @dataclass
+class RampStage:
+    """How many tokens a step has, from a step on."""
+
+    from_step: int = key(2, "first step of the stage, as metrics count them: the first of a run is 1")
+    tokens_per_step: int = key(65_536, "tokens of the global batch from then on")
+
+
+@dataclass
 class Data:
     manifest: str = key("data/${name}/tokens/manifest.json", "manifest of the token shards to train on")
     held_out: Optional[str] = key(
@@ -209,7 +217,8 @@ class Job:
     weights: str = key("model", "evaluate, export: model, or ema (the average that a run with optim.ema keeps)")
     seed: int = key(0, "seed of initial weights and data order")
     steps: int = key(1000, "optimizer steps")
-    tokens_per_step: int = key(65_536, "tokens of the global batch")
+    tokens_per_step: int = key(65_536, "tokens of the global batch, until a stage of batch_ramp begins")
+    batch_ramp: list[RampStage] = key([], "stages of other batch sizes; append to change")
     micro_batch: int = key(4, "rows per process and forward pass")
     precision: str = key("bf16", "bf16 (compute; masters are fp32) or fp32")
     remat: str = key("none", "none or block: recompute activations of each block in the backward pass")
@@ -273,7 +282,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema, optim.max_skipped, tracker, checkpoint,
 # evaluate, export, and the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that
 # data.manifest names. Of data.mixture the first stage is identity; later ones may be appended, at samples that the run
-# has not reached.
+# has not reached. Of the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended.
 # Learning rates so far are history, and those to come may be planned anew: steps, optim.decay_steps and
 # optim.final_lr_ratio are free, and so is the choice between the schedules constant and wsd, which are one curve until
 # the decay begins. `cosine` is another from the start.
@@ -334,7 +343,7 @@ def check(job: Job) -> list[str]:
         problems.append(f"tokenize.webdataset names a source twice ({', '.join(names)}): give each all its paths")
     if problems:
         return problems  # the sums below would only repeat them
-    return _check_mixture(job.data) + (_check_mesh(job) or _check_batch(job))
+    return _check_mixture(job.data) + _check_ramp(job) + (_check_mesh(job) or _check_batch(job))
 
 
 def _check_mixture(data: Data) -> list[str]:
@@ -361,6 +370,30 @@ def _check_mixture(data: Data) -> list[str]:
     return problems
 
 
+def _check_ramp(job: Job) -> list[str]:
+    problems, least = [], 2
+    for number, stage in enumerate(job.batch_ramp):
+        if stage.from_step < least:
+            why = "stages follow each other" if number else "the first step is 1, and has tokens_per_step"
+            problems.append(f"batch_ramp[{number}].from_step={stage.from_step} must be at least {least}: {why}")
+        if not stage.tokens_per_step > 0:
+            problems.append(f"batch_ramp[{number}].tokens_per_step={stage.tokens_per_step} must be greater than 0")
+        least = stage.from_step + 1
+    return problems
+
+
+def batch_sizes(job: Job) -> dict[str, int]:
+    """Tokens of a step, by the key that says so, in the order of the steps."""
+    later = {f"batch_ramp[{n}].tokens_per_step": stage.tokens_per_step for n, stage in enumerate(job.batch_ramp)}
+    return {"tokens_per_step": job.tokens_per_step, **later}
+
+
+def tokens_of_step(job: Job, step: int) -> int:
+    """Tokens of the global batch of a step; the first is 1."""
+    begun = [stage.tokens_per_step for stage in job.batch_ramp if stage.from_step <= step]
+    return begun[-1] if begun else job.tokens_per_step
+
+
 def _check_name(path: str, value: str, longest: int) -> list[str]:
     if not _NAME.fullmatch(value):
         return [
@@ -373,12 +406,15 @@ def _check_name(path: str, value: str, longest: int) -> list[str]:
 
 
 def _check_batch(job: Job) -> list[str]:
-    tokens, length = job.tokens_per_step, job.data.sequence_length
-    if tokens % length:
-        near = max(1, round(tokens / length)) * length
-        return [
-            f"tokens_per_step={tokens} is not a multiple of data.sequence_length={length}: use tokens_per_step={near}"
-        ]
+    length = job.data.sequence_length
+    problems = [
+        f"{path}={tokens} is not a multiple of data.sequence_length={length}: use {path}="
+        f"{max(1, round(tokens / length)) * length}"
+        for path, tokens in batch_sizes(job).items()
+        if tokens % length
+    ]
+    if problems:
+        return problems
     feeders = planned_processes(job)
     if feeders is None:  # known only where the devices are; the trainer checks again there
         return []
@@ -389,21 +425,28 @@ def check_rows(job: Job, processes: int) -> list[str]:
     """Whether so many processes can share the rows of a step evenly; those that share rows count as one."""
     mesh = axes(job, processes)
     shared = mesh["context"] * mesh["tensor"]
-    feeders = processes // shared
-    rows, share = job.tokens_per_step // job.data.sequence_length, job.micro_batch * feeders
+    return [
+        problem
+        for path, tokens in batch_sizes(job).items()
+        for problem in _check_rows(job, path, tokens, processes // shared, shared)
+    ]
+
+
+def _check_rows(job: Job, path: str, tokens: int, feeders: int, shared: int) -> list[str]:
+    rows, share = tokens // job.data.sequence_length, job.micro_batch * feeders
     if rows % share == 0:
         return []
     if rows % feeders:
         legal = [n for n in range(1, rows + 1) if rows % n == 0][:12]
         return [
-            f"a step of tokens_per_step={job.tokens_per_step} holds {rows} rows of data.sequence_length="
+            f"a step of {path}={tokens} holds {rows} rows of data.sequence_length="
             f"{job.data.sequence_length}, which {feeders} processes cannot share evenly: use one of {legal} processes"
             + (" (mesh.replica x mesh.fsdp; those of mesh.context and mesh.tensor share rows)" if shared > 1 else "")
         ]
     legal = [n for n in range(1, rows // feeders + 1) if (rows // feeders) % n == 0]
     return [
         f"micro_batch={job.micro_batch} on {feeders} processes does not divide the {rows} rows of a step "
-        f"(tokens_per_step={job.tokens_per_step} / data.sequence_length={job.data.sequence_length}): "
+        f"({path}={tokens} / data.sequence_length={job.data.sequence_length}): "
         f"use micro_batch={'|'.join(map(str, legal))}"
     ]
 
@@ -500,7 +543,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, path + ".")
         elif isinstance(value, list):
-            flat[path] = [dataclasses.asdict(v) if isinstance(v, (Source, Stage)) else v for v in value]
+            flat[path] = [dataclasses.asdict(v) if isinstance(v, (Source, Stage, RampStage)) else v for v in value]
         else:
             flat[path] = value
     return flat

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from conf import schema
 from data_pipeline.batch import Cursor
+from data_pipeline.ramp import Ramp
 from trainer.average import Average
 from trainer.checkpoint import Committed, load_tensors
 from trainer.model import Gemma
@@ -24,6 +27,7 @@ class Run:
     identity   the identity keys and their values
     origin     run id and digests of configuration, shards and tokenizer
     order      what the order of samples depends on, in words, to show what differs where it is another one
+    ramp       samples of each step
     attempt    counts the starts of the run, 1 for the first
     tokens_of  targets seen so far, of each source
     skipped    steps so far whose update was left out, since loss or gradient were not finite
@@ -37,6 +41,7 @@ class Run:
     identity: dict[str, Any]
     origin: dict[str, str]
     order: dict[str, Any]
+    ramp: Ramp
     attempt: int
     step: int = 0
     tokens_seen: int = 0
@@ -65,6 +70,7 @@ class Run:
             "skipped": self.skipped,
             "in_a_row": self.in_a_row,
             "order": self.order,
+            "ramp": self.ramp.stages,
             "cursor": dataclasses.asdict(self.cursor),
             "random": torch.get_rng_state().numpy().tobytes().hex(),
             "model": dataclasses.asdict(self.model.config),
@@ -86,6 +92,12 @@ class Run:
         self.cursor = cursor_of(checkpoint)
         set_updates(self.optimizer, self.step - self.skipped)
         torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8))
+
+
+def ramp_of(tokens_per_step: int, stages: Sequence[schema.RampStage], sequence_length: int) -> Ramp:
+    """The samples of each step, from the keys that say how many tokens it has."""
+    later = ((stage.from_step - 1, stage.tokens_per_step // sequence_length) for stage in stages)
+    return Ramp(((0, tokens_per_step // sequence_length), *later))
 
 
 def cursor_of(checkpoint: Committed) -> Cursor:

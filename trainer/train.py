@@ -43,7 +43,6 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
     backend = parts.backend
     settle()
     train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
-    micro_batches_per_step = parts.rows_per_step // (job.micro_batch * backend.world.size)
     with (
         StopSignal(backend) as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
@@ -54,8 +53,9 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
         saver = Saver(job, parts, report)
         batches = backend.feed(stream)
         while run.step < job.steps:
+            shares = parts.ramp.rows(run.step) // (job.micro_batch * backend.world.size)
             with report.waiting():
-                micro_batches = [next(batches) for _ in range(micro_batches_per_step)]
+                micro_batches = [next(batches) for _ in range(shares)]
             learning_rate = lr_at(job.optim, run.step, job.steps)
             set_lr(run.optimizer, learning_rate)
             metrics = train_step(micro_batches)
@@ -84,11 +84,12 @@ def micro_batches_from(job: schema.Job, run: Run, parts: Parts) -> Generator[Bat
     """This process's micro-batches from where the run stands, for ever."""
     world = parts.backend.world
     return parts.stream.batches(
-        rows_per_step=parts.rows_per_step,
+        rows_per_step=parts.ramp,
         micro_batch=job.micro_batch,
         rank=world.rank,
         world=world.size,
         start=run.cursor,
+        step=run.step,
     )
 
 

@@ -50,6 +50,7 @@ def test_every_key_has_a_meaning() -> None:
     documented(schema.Job)
     documented(schema.Source)
     documented(schema.Stage)
+    documented(schema.RampStage)
 
 
 def test_keys_named_in_the_checks_exist() -> None:
@@ -67,7 +68,8 @@ def test_defaults_are_sound() -> None:
 @pytest.mark.parametrize(
     "path",
     ["model.size", "model.num_layers", "data.manifest", "data.sequence_length", "data.packing", "seed",
-     "tokens_per_step", "optim.name", "optim.peak_lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"],
+     "tokens_per_step", "optim.name", "optim.peak_lr", "optim.momentum",
+     "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"],
 )  # fmt: skip
 def test_identity_key_makes_another_run(path: str) -> None:
     job = schema.Job()
@@ -80,7 +82,7 @@ def test_identity_key_makes_another_run(path: str) -> None:
      "micro_batch", "precision", "remat", "launch.processes",
      "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
      "checkpoint.directory", "evaluate.tasks", "evaluate.every", "optim.decay_steps", "optim.final_lr_ratio",
-     "optim.max_skipped"],
+     "optim.max_skipped", "optim.ema", "weights", "batch_ramp"],
 )  # fmt: skip
 def test_elastic_and_free_keys_keep_the_run(path: str) -> None:
     job = schema.Job()

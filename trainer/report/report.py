@@ -90,7 +90,7 @@ class Report:
         values = {name: value.item() for name, value in metrics.items() if name != "counts_K"}
         self._run.tokens_seen += round(values.pop("tokens"))
         self._count_skipped(step, values)
-        tokens_per_second = self._job.tokens_per_step / known["step_seconds"]
+        tokens_per_second = schema.tokens_of_step(self._job, step) / known["step_seconds"]
         peak = self._backend.peak_flops()
         self._write(
             step,
