@@ -10,7 +10,7 @@ import torch
 
 from trainer import checkpoint
 
-EVERY = ("checkpoint.every=1", "checkpoint.keep_last=100", "optim.schedule=constant")
+EVERY = ("checkpoint.every=1", "checkpoint.keep_last=100", "optim.schedule=constant", "optim.ema=0.5")
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "poisoned")
 
 
@@ -43,11 +43,15 @@ def state(running, step: int) -> dict:
     return found.state
 
 
-@pytest.mark.parametrize(("processes", "what"), [(1, "loss"), (1, "gradient"), (2, "loss"), (2, "gradient")])
-def test_a_poisoned_step_changes_no_tensor_and_a_resume_goes_on_exactly(shared_lab, train, processes: int, what: str):
-    name = f"{what}-on-{processes}"
-    whole = train(name, f"6:{what}", "steps=9", processes=processes)
-    ended = train(f"{name}-ended", f"6:{what}", "steps=6", processes=processes)
+@pytest.mark.parametrize(
+    ("processes", "what", "optimizer"),
+    [(1, "loss", "adamw"), (1, "gradient", "muon"), (2, "loss", "muon"), (2, "gradient", "adamw")],
+)
+def test_a_poisoned_step_changes_no_tensor_and_a_resume_goes_on_exactly(train, processes: int, what: str, optimizer):
+    """Parameters, moments and the average of the weights, and the optimizer's own count of updates."""
+    name, chosen = f"{what}-on-{processes}", f"optim={optimizer}"
+    whole = train(name, f"6:{what}", chosen, "steps=9", processes=processes)
+    ended = train(f"{name}-ended", f"6:{what}", chosen, "steps=6", processes=processes)
     assert (whole.code, ended.code) == (0, 0), whole.said + ended.said
 
     assert bits(ended, 6) == bits(ended, 5)
@@ -61,7 +65,7 @@ def test_a_poisoned_step_changes_no_tensor_and_a_resume_goes_on_exactly(shared_l
     assert [event["step"] for event in whole.events if event["event"] == "skipped"] == [6]
     assert checkpoint.committed_steps(whole.folder / "checkpoints") == [1, 2, 3, 4, 5, 7, 8, 9]  # put off to 7
 
-    resumed = train(f"{name}-ended", "99:loss", "steps=9", processes=processes)
+    resumed = train(f"{name}-ended", "99:loss", chosen, "steps=9", processes=processes)
     assert resumed.code == 0, resumed.said
     assert resumed.column("loss")[6:] == whole.column("loss")[6:]
     assert bits(resumed, 9) == bits(whole, 9)
@@ -69,7 +73,7 @@ def test_a_poisoned_step_changes_no_tensor_and_a_resume_goes_on_exactly(shared_l
     assert state(resumed, 9)["in_a_row"] == 0
 
 
-def test_processes_skip_alike(shared_lab, train) -> None:
+def test_processes_skip_alike(train) -> None:
     """The number that is none arises on one of them; all leave the update out, so they still agree with one process."""
     one, two = (train(f"alike-{n}", "3:gradient,4:loss,8:loss", "steps=12", processes=n) for n in (1, 2))
     finite = [step for step in range(12) if step + 1 not in (3, 4, 8)]
