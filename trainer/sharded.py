@@ -62,6 +62,11 @@ class WholeMatrices:
         boxes[self._rank] = torch.tensor([_box(matrix) for matrix in matrices])
         dist.all_reduce(boxes)
         self._boxes = [[_Box(*box) for box in of_rank] for of_rank in boxes.tolist()]
+        # Of each matrix the first of those that hold the same part: of copies one is sent.
+        self._senders = [
+            set({box: rank for rank, box in reversed(list(enumerate(held)))}.values())
+            for held in zip(*self._boxes, strict=True)
+        ]
         self._works_on = _shared_out(self._shapes, self._size)
 
     def each(self, work: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
@@ -70,14 +75,15 @@ class WholeMatrices:
             return [work(part) for part in parts]
         everyone, mine = range(self._size), self._works_on[self._rank]
         nothing = parts[0].new_empty(0)
+        sent_by = [[n for n in mine if sender in self._senders[n]] for sender in everyone]
         pieces = _exchange(
-            [[parts[n] for n in self._works_on[to] if self._sends(self._rank, n)] for to in everyone],
-            [[self._boxes[sender][n] for n in mine if self._sends(sender, n)] for sender in everyone],
+            [[parts[n] for n in self._works_on[to] if self._rank in self._senders[n]] for to in everyone],
+            [[self._boxes[sender][n] for n in numbers] for sender, numbers in enumerate(sent_by)],
             nothing,
         )
         whole = {n: nothing.new_empty(self._shapes[n]) for n in mine}
-        for sender in everyone:
-            for n, piece in zip((n for n in mine if self._sends(sender, n)), pieces[sender], strict=True):
+        for sender, numbers in enumerate(sent_by):
+            for n, piece in zip(numbers, pieces[sender], strict=True):
                 self._boxes[sender][n].of(whole[n]).copy_(piece)
         done = {n: work(matrix) for n, matrix in whole.items()}
         own = _exchange(
@@ -89,10 +95,6 @@ class WholeMatrices:
             n: part for of, given in zip(self._works_on, own, strict=True) for n, part in zip(of, given, strict=True)
         }
         return [results[n] for n in range(len(parts))]
-
-    def _sends(self, rank: int, matrix: int) -> bool:
-        """Whether a process is the first that holds its part, so that of copies one is sent."""
-        return all(self._boxes[other][matrix] != self._boxes[rank][matrix] for other in range(rank))
 
 
 def _exchange(sent: list[list[Tensor]], boxes: list[list[_Box]], nothing: Tensor) -> list[list[Tensor]]:
