@@ -24,6 +24,11 @@ class Ramp:
         if firsts[:1] != [0] or any(later <= earlier for earlier, later in pairwise(firsts)):
             raise ValueError(f"stages begin at step 0, and each after the one before: {self.stages}")
 
+    @classmethod
+    def constant(cls, rows: int) -> Ramp:
+        """The same number throughout."""
+        return cls(((0, rows),))
+
     def rows(self, step: int) -> int:
         """Samples of a step."""
         return self.stages[bisect_right(self.stages, step, key=lambda stage: stage[0]) - 1][1]

@@ -150,7 +150,7 @@ class TokenStream:
 
         Raises ConfigError where `start` was taken on other shards or another order; see `check` to show the difference.
         """
-        ramp = rows_per_step if isinstance(rows_per_step, Ramp) else Ramp(((0, rows_per_step),))
+        ramp = rows_per_step if isinstance(rows_per_step, Ramp) else Ramp.constant(rows_per_step)
         if any(rows % (micro_batch * world) for _, rows in ramp.stages):
             raise ValueError(f"{rows_per_step=} is not a multiple of {micro_batch=} x {world=}")
         if start is not None:
