@@ -90,6 +90,14 @@ class Stage:
 
 
 @dataclass
+class RampStage:
+    """How many tokens a step has, from a step on."""
+
+    from_step: int = key(2, "first step of the stage, as metrics count them: the first of a run is 1")
+    tokens_per_step: int = key(65_536, "tokens of the global batch from then on")
+
+
+@dataclass
 class Data:
     manifest: str = key("data/${name}/tokens/manifest.json", "manifest of the token shards to train on")
     held_out: Optional[str] = key(
@@ -120,18 +128,25 @@ class Model:
 
 @dataclass
 class Optim:
-    name: str = key("adamw", "adamw")
+    name: str = key("adamw", "adamw, or muon (matrices of blocks; adamw for norms and the embedding)")
     peak_lr: float = key(3e-4, "learning rate after warm-up")
     warmup_steps: int = key(100, "steps of linear warm-up from 0")
-    schedule: str = key("cosine", "cosine, wsd (warm-up, stable, decay) or constant, after warm-up")
-    final_lr_ratio: float = key(0.1, "last learning rate over peak_lr")
+    schedule: str = key(
+        "cosine", "cosine, wsd (warm-up, stable, decay) or constant, after warm-up; constant may become wsd on resume"
+    )
+    final_lr_ratio: float = key(0.1, "cosine, wsd: last learning rate over peak_lr")
     decay_steps: Optional[int] = key(None, "wsd: length of the final linear decay (null: a tenth of steps)")
-    beta1: float = key(0.9, "decay of the first moment")
-    beta2: float = key(0.95, "decay of the second moment")
-    eps: float = key(1e-8, "added to the root of the second moment")
+    beta1: float = key(0.9, "adamw: decay of the first moment")
+    beta2: float = key(0.95, "adamw: decay of the second moment")
+    eps: float = key(1e-8, "adamw: added to the root of the second moment")
+    momentum: float = key(0.95, "muon: decay of the momentum, which is Nesterov's")
     weight_decay: float = key(0.1, "decoupled decay of matrices; norms and embeddings have none")
     clip_norm: float = key(1.0, "largest global gradient norm")
     z_loss: float = key(0.0, "weight of the squared log-partition added to the loss")
+    ema: Optional[float] = key(None, "decay of the moving average of the weights, kept beside them (null: none)")
+    max_skipped: int = key(
+        10, "steps in a row skipped for a loss or gradient not finite, after which the run ends (77)"
+    )
 
 
 @dataclass
@@ -206,9 +221,11 @@ class Job:
     run_id: Optional[str] = key(None, "directory under runs/ and W&B id (null: <name>-<8 hex of the identity keys>)")
     run: Optional[str] = key(None, "evaluate, export: run id or run directory (null: the run this configuration names)")
     step: Optional[int] = key(None, "evaluate, export: step of the checkpoint (null: the latest committed one)")
+    weights: str = key("model", "evaluate, export: model, or ema (the average that a run with optim.ema keeps)")
     seed: int = key(0, "seed of initial weights and data order")
     steps: int = key(1000, "optimizer steps")
-    tokens_per_step: int = key(65_536, "tokens of the global batch")
+    tokens_per_step: int = key(65_536, "tokens of the global batch, until a stage of batch_ramp begins")
+    batch_ramp: list[RampStage] = key([], "stages of other batch sizes; append to change")
     micro_batch: int = key(4, "rows per process and forward pass")
     precision: str = key("bf16", "bf16 (compute; masters are fp32) or fp32")
     remat: str = key(
@@ -233,11 +250,12 @@ class Job:
 
 
 CHOICES = {
+    "weights": ("model", "ema"),
     "precision": ("bf16", "fp32"),
     "remat": ("none", "selective", "block"),
     "attention": ("auto", "reference", "sdpa", "documents", "flex"),
     "data.packing": ("best_fit", "concat", "pad"),
-    "optim.name": ("adamw",),
+    "optim.name": ("adamw", "muon"),
     "optim.schedule": ("cosine", "wsd", "constant"),
     "mesh.reduce_dtype": ("fp32", "bf16"),
     "backend.name": ("auto", "cpu", "cuda"),
@@ -264,7 +282,7 @@ POSITIVE_OR_NULL = (
 )
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
-DECAYS = ("optim.beta1", "optim.beta2")  # of a mean, which 1 would never move
+DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
 
 # A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
@@ -274,13 +292,18 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
 # precision, remat, attention and compile, mesh, backend and launch, data.workers, data.cache. The result differs by
 # rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what is done with
-# it: name, run_id, run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, profile,
-# export, and the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest
-# names. Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not
-# reached.
+# it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema, optim.max_skipped,
+# tracker, checkpoint, evaluate, profile, export, and the keys of curate, tokenizer and tokenize, whose effect on
+# training is in the shards that data.manifest names.
+# Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached. Of
+# the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended. Learning rates so far
+# are history, and those to come may be planned anew: steps, optim.decay_steps and optim.final_lr_ratio are free, and so
+# is the choice between the schedules constant and wsd, which are one curve until the decay begins. `cosine` is another
+# from the start.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
-    "optim",
+    "optim.name", "optim.peak_lr", "optim.warmup_steps", "optim.beta1", "optim.beta2", "optim.eps",
+    "optim.momentum", "optim.weight_decay", "optim.clip_norm", "optim.z_loss",
 )  # fmt: skip
 
 
@@ -315,8 +338,8 @@ def check(job: Job) -> list[str]:
         if not 0 <= get(job, path) <= 1:
             problems.append(f"{path}={get(job, path)} must lie between 0 and 1")
     for path in DECAYS:
-        if not 0 <= get(job, path) < 1:
-            problems.append(f"{path}={get(job, path)} must lie between 0 and 1, and below 1")
+        if (value := get(job, path)) is not None and not 0 <= value < 1:
+            problems.append(f"{path}={value} must lie between 0 and 1, and below 1")
     for index, source in enumerate(job.curate.sources):
         if source.kind not in SOURCE_KINDS:
             problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
@@ -336,7 +359,8 @@ def check(job: Job) -> list[str]:
         problems.append(f"profile.steps={steps} must be the first and the last step to trace, such as [10,12], or null")
     if problems:
         return problems  # the sums below would only repeat them
-    return _check_mixture(job.data) + _check_kernels(job) + (_check_mesh(job) or _check_batch(job))
+    found = _check_mixture(job.data) + _check_ramp(job) + _check_kernels(job)
+    return found + (_check_mesh(job) or _check_batch(job))
 
 
 def _check_mixture(data: Data) -> list[str]:
@@ -377,6 +401,30 @@ def _check_kernels(job: Job) -> list[str]:
     return problems
 
 
+def _check_ramp(job: Job) -> list[str]:
+    problems, least = [], 2
+    for number, stage in enumerate(job.batch_ramp):
+        if stage.from_step < least:
+            why = "stages follow each other" if number else "the first step is 1, and has tokens_per_step"
+            problems.append(f"batch_ramp[{number}].from_step={stage.from_step} must be at least {least}: {why}")
+        if not stage.tokens_per_step > 0:
+            problems.append(f"batch_ramp[{number}].tokens_per_step={stage.tokens_per_step} must be greater than 0")
+        least = stage.from_step + 1
+    return problems
+
+
+def batch_sizes(job: Job) -> dict[str, int]:
+    """Tokens of a step, by the key that says so, in the order of the steps."""
+    later = {f"batch_ramp[{n}].tokens_per_step": stage.tokens_per_step for n, stage in enumerate(job.batch_ramp)}
+    return {"tokens_per_step": job.tokens_per_step, **later}
+
+
+def tokens_of_step(job: Job, step: int) -> int:
+    """Tokens of the global batch of a step; the first is 1."""
+    begun = [stage.tokens_per_step for stage in job.batch_ramp if stage.from_step <= step]
+    return begun[-1] if begun else job.tokens_per_step
+
+
 def _check_name(path: str, value: str, longest: int) -> list[str]:
     if not _NAME.fullmatch(value):
         return [
@@ -389,12 +437,15 @@ def _check_name(path: str, value: str, longest: int) -> list[str]:
 
 
 def _check_batch(job: Job) -> list[str]:
-    tokens, length = job.tokens_per_step, job.data.sequence_length
-    if tokens % length:
-        near = max(1, round(tokens / length)) * length
-        return [
-            f"tokens_per_step={tokens} is not a multiple of data.sequence_length={length}: use tokens_per_step={near}"
-        ]
+    length = job.data.sequence_length
+    problems = [
+        f"{path}={tokens} is not a multiple of data.sequence_length={length}: use {path}="
+        f"{max(1, round(tokens / length)) * length}"
+        for path, tokens in batch_sizes(job).items()
+        if tokens % length
+    ]
+    if problems:
+        return problems
     feeders = planned_processes(job)
     if feeders is None:  # known only where the devices are; the trainer checks again there
         return []
@@ -405,21 +456,28 @@ def check_rows(job: Job, processes: int) -> list[str]:
     """Whether so many processes can share the rows of a step evenly; those that share rows count as one."""
     mesh = axes(job, processes)
     shared = mesh["context"] * mesh["tensor"]
-    feeders = processes // shared
-    rows, share = job.tokens_per_step // job.data.sequence_length, job.micro_batch * feeders
+    return [
+        problem
+        for path, tokens in batch_sizes(job).items()
+        for problem in _check_rows(job, path, tokens, processes // shared, shared)
+    ]
+
+
+def _check_rows(job: Job, path: str, tokens: int, feeders: int, shared: int) -> list[str]:
+    rows, share = tokens // job.data.sequence_length, job.micro_batch * feeders
     if rows % share == 0:
         return []
     if rows % feeders:
         legal = [n for n in range(1, rows + 1) if rows % n == 0][:12]
         return [
-            f"a step of tokens_per_step={job.tokens_per_step} holds {rows} rows of data.sequence_length="
+            f"a step of {path}={tokens} holds {rows} rows of data.sequence_length="
             f"{job.data.sequence_length}, which {feeders} processes cannot share evenly: use one of {legal} processes"
             + (" (mesh.replica x mesh.fsdp; those of mesh.context and mesh.tensor share rows)" if shared > 1 else "")
         ]
     legal = [n for n in range(1, rows // feeders + 1) if (rows // feeders) % n == 0]
     return [
         f"micro_batch={job.micro_batch} on {feeders} processes does not divide the {rows} rows of a step "
-        f"(tokens_per_step={job.tokens_per_step} / data.sequence_length={job.data.sequence_length}): "
+        f"({path}={tokens} / data.sequence_length={job.data.sequence_length}): "
         f"use micro_batch={'|'.join(map(str, legal))}"
     ]
 
@@ -474,7 +532,10 @@ def planned_processes(job: Job) -> int | None:
 def identity(job: Job) -> dict[str, Any]:
     """The identity keys and their values, flat: what must not change when a run is resumed."""
     keys = {path: value for path, value in flatten(job).items() if path.startswith(IDENTITY)}
-    return keys | {"data.mixture": dict(job.data.mixture[0].weights) if job.data.mixture else {}}
+    return keys | {
+        "optim.schedule": "constant or wsd" if job.optim.schedule in ("constant", "wsd") else job.optim.schedule,
+        "data.mixture": dict(job.data.mixture[0].weights) if job.data.mixture else {},
+    }
 
 
 def run_id(job: Job) -> str:
@@ -513,7 +574,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= flatten(value, path + ".")
         elif isinstance(value, list):
-            flat[path] = [dataclasses.asdict(v) if isinstance(v, (Source, Stage)) else v for v in value]
+            flat[path] = [dataclasses.asdict(v) if isinstance(v, (Source, Stage, RampStage)) else v for v in value]
         else:
             flat[path] = value
     return flat

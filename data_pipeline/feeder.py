@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from conf.exits import ConfigError, DataError
 from data_pipeline.batch import Batch
+from data_pipeline.ramp import Ramp
 from data_pipeline.skips import Skips
 
 PREFETCH = 4  # micro-batches prepared ahead of the trainer, per thread or worker
@@ -44,7 +45,8 @@ class Share(IterableDataset):
 
     builder: Builder
     first: int  # sample
-    rows_per_step: int
+    step: int  # that begins there
+    ramp: Ramp
     micro_batch: int
     rank: int
     world: int
@@ -71,23 +73,25 @@ class Share(IterableDataset):
 
     def _wanted(self, number: int) -> tuple[Sequence[int], int]:
         """Samples of a micro-batch, and how many samples are done when its step is, or the step before."""
-        per_step = self.rows_per_step // (self.micro_batch * self.world)
-        step, part = divmod(number, per_step)
-        samples = step_samples(self.builder.skips, self.first, self.rows_per_step, step)
-        first = (part * self.world + self.rank) * self.micro_batch
-        return samples[first : first + self.micro_batch], self._done(step + (part == per_step - 1))
+        shared = self.micro_batch * self.world  # samples of a micro-batch of all ranks
+        before = self.ramp.before(self.step)
+        step, within = self.ramp.find(before + number * shared)
+        read, rows = self.ramp.before(step) - before, self.ramp.rows(step)
+        samples = next_samples(self.builder.skips, self.builder.skips.advance(self.first, read), rows)
+        first = within + self.rank * self.micro_batch
+        return samples[first : first + self.micro_batch], self._done(read + rows * (within + shared == rows))
 
-    def _done(self, steps: int) -> int:
-        """Samples done after so many steps: those before the last that was read, it included."""
-        return self.builder.skips.advance(self.first, steps * self.rows_per_step - 1) + 1 if steps else self.first
+    def _done(self, read: int) -> int:
+        """Samples done after so many were read: those before the last of them, it included."""
+        return self.builder.skips.advance(self.first, read - 1) + 1 if read else self.first
 
 
-def step_samples(skips: Skips, start: int, rows_per_step: int, step: int) -> Sequence[int]:
-    """The samples of a step (0 is the first from sample `start` on), without those that are passed over."""
-    first, stop = (skips.advance(start, number * rows_per_step) for number in (step, step + 1))
-    if stop - first == rows_per_step:
+def next_samples(skips: Skips, first: int, count: int) -> Sequence[int]:
+    """So many samples from `first` on, without those that are passed over."""
+    stop = skips.advance(first, count)
+    if stop - first == count:
         return range(first, stop)
-    return [skips.advance(first, number) for number in range(rows_per_step)]
+    return [skips.advance(first, number) for number in range(count)]
 
 
 def prepared(share: Share, workers: int, prefetch: int) -> Generator[Batch]:

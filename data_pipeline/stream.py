@@ -24,11 +24,12 @@ from conf import schema
 from conf.exits import ConfigError
 from data_pipeline.batch import Batch, Cursor
 from data_pipeline.disk_cache import DiskCache
-from data_pipeline.feeder import PREFETCH, Share, prepared, step_samples
+from data_pipeline.feeder import PREFETCH, Share, next_samples, prepared
 from data_pipeline.mixture import Mixture, Stage
 from data_pipeline.order import Order, order_sha256
 from data_pipeline.packed import PackedShards, Window
 from data_pipeline.plan import Packing
+from data_pipeline.ramp import Ramp
 from data_pipeline.reader import Shards
 from data_pipeline.rows import Row, fill
 from data_pipeline.skips import Skips
@@ -132,26 +133,29 @@ class TokenStream:
     def batches(
         self,
         *,
-        rows_per_step: int,
+        rows_per_step: int | Ramp,
         micro_batch: int,
         rank: int,
         world: int,
         start: Cursor | None = None,
+        step: int = 0,
         prefetch: int = PREFETCH,
     ) -> Generator[Batch]:
         """Micro-batches of a rank, for ever.
 
-        A step covers `rows_per_step` samples. Its micro-batch a holds, on rank r, the `micro_batch` samples from number
+        A step covers `rows_per_step` samples; where that is a ramp, `step` (0 is the first) is the one that begins at
+        `start`. Its micro-batch a holds, on rank r, the `micro_batch` samples from number
         (a * world + r) * micro_batch of the step on, so the samples of a step are the same for every world. The cursor
         of a batch counts finished steps only: it moves with the last micro-batch of a step.
 
         Raises ConfigError where `start` was taken on other shards or another order; see `check` to show the difference.
         """
-        if rows_per_step % (micro_batch * world):
+        ramp = rows_per_step if isinstance(rows_per_step, Ramp) else Ramp.constant(rows_per_step)
+        if any(rows % (micro_batch * world) for _, rows in ramp.stages):
             raise ValueError(f"{rows_per_step=} is not a multiple of {micro_batch=} x {world=}")
         if start is not None:
             self.check(start)
-        share = Share(self, start.samples_done if start else 0, rows_per_step, micro_batch, rank, world)
+        share = Share(self, start.samples_done if start else 0, step, ramp, micro_batch, rank, world)
         return prepared(share, self.workers, prefetch)
 
     def epoch(self, *, micro_batch: int, rank: int = 0, world: int = 1, rows: int | None = None) -> Iterator[Batch]:
@@ -205,9 +209,9 @@ class TokenStream:
         """The shards that a sample is read from."""
         return self._places[self.order.place(sample).source][0].shards
 
-    def step_samples(self, start: int, rows_per_step: int, step: int) -> Sequence[int]:
-        """The samples of a step (0 is the first from sample `start` on), without those that are passed over."""
-        return step_samples(self.skips, start, rows_per_step, step)
+    def step_samples(self, ramp: Ramp, step: int) -> Sequence[int]:
+        """The samples of a step (the first is 0), without those that are passed over."""
+        return next_samples(self.skips, self.skips.advance(0, ramp.before(step)), ramp.rows(step))
 
     def samples_of(self, manifest: str, block: int, document: int, before: int) -> list[int]:
         """The samples below `before` that hold any part of a document, in the order in which they are read.

@@ -62,7 +62,7 @@ def table(job: schema.Job, seconds: float) -> Table:
     if held_out:
         shown.add_row("held-out loss", f"{held_out[max(held_out)]:.3f}", "")
     curve = run_directory / "loss.svg"
-    losses = {step: values["loss"] for step, values in steps.items()}
+    losses = {step: values["loss"] for step, values in steps.items() if values["loss"] is not None}
     curve.write_text(loss_curve(schema.run_id(job), losses, held_out, shards["vocab_size"]))
     shown.add_row("loss curve", "", str(curve))
     speeds = sorted(values["tokens_per_second"] for values in steps.values())

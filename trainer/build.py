@@ -11,14 +11,16 @@ import torch
 from conf import schema
 from conf.exits import ConfigError
 from data_pipeline.disk_cache import DiskCache
+from data_pipeline.ramp import Ramp
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
+from trainer.average import Average
 from trainer.backend import Backend
 from trainer.model import Gemma, build_config
 from trainer.model.gemma import init_weights
 from trainer.optim import build_optimizer
-from trainer.run import Run, cursor_of
+from trainer.run import Run, cursor_of, ramp_of
 from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity, writing
 
 
@@ -30,7 +32,7 @@ class Parts:
     directory: RunDirectory
     stream: TokenStream
     held_out: TokenStream | None
-    rows_per_step: int
+    ramp: Ramp
 
 
 def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
@@ -47,8 +49,8 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         held_out = open_stream(job, job.data.held_out, tokenizer, held_out=True)
     for shards in (*stream.all_shards, *([held_out.shards] if held_out else [])):
         shards.check_tokenizer(tokenizer)
-    rows_per_step = job.tokens_per_step // job.data.sequence_length
-    stream.refuse_repetitions(job.data.max_repetitions, job.steps * rows_per_step)
+    ramp = ramp_of(job.tokens_per_step, job.batch_ramp, job.data.sequence_length)
+    stream.refuse_repetitions(job.data.max_repetitions, ramp.before(job.steps))
     config = build_config(job.model, tokenizer.vocab_size)
     if problems := backend.problems(config):
         raise ConfigError("; ".join(problems))
@@ -58,24 +60,29 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     stream.skips = read_skips(directory.path)  # nobody changes it while the directory is claimed
     if last is not None:
         stream.check(cursor_of(last), last.state.get("order"))
+        ramp.check(last.state.get("ramp"), last.step)
 
     with torch.device("meta"):
         model = Gemma(config)
     backend.shard(model)
-    optimizer = build_optimizer(model, job.optim)
+    optimizer = build_optimizer(model, job.optim, job.precision)
     origin = {
         "run_id": directory.run_id,  # also the W&B id
         "config_sha256": config_sha256(job),
         "manifest_sha256": stream.shards.sha256,
         "tokenizer_sha256": tokenizer.sha256,
     }
-    run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, stream.describe(), attempt)
+    run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, stream.describe(), ramp, attempt)
+    if job.optim.ema is not None:
+        run.average = Average(model, job.optim.ema)
     if last is None:
         torch.manual_seed(job.seed)  # torch seeds itself by chance, and a checkpoint keeps the state
         init_weights(model, job.seed)
+        if run.average is not None:
+            run.average.start(model)
     else:
         run.load(last)
-    return run, Parts(backend, directory, stream, held_out, rows_per_step)
+    return run, Parts(backend, directory, stream, held_out, ramp)
 
 
 def claim(directory: RunDirectory, tokenizer: Path, backend: Backend) -> tuple[int, checkpoint.Committed | None]:

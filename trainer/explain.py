@@ -19,10 +19,11 @@ from conf.exits import DONE, ConfigError, DataError
 from data_pipeline.batch import Cursor
 from data_pipeline.disk_cache import DiskCache
 from data_pipeline.locate import locate
+from data_pipeline.ramp import Ramp
 from data_pipeline.reader import Shards
 from data_pipeline.stream import TokenStream
 from trainer import checkpoint
-from trainer.run import cursor_of
+from trainer.run import cursor_of, ramp_of
 from trainer.run_directory import existing_run, read_config, read_lines, read_skips
 
 
@@ -39,7 +40,7 @@ class RecordedRun:
 
     path: Path
     stream: TokenStream
-    rows_per_step: int
+    ramp: Ramp
     micro_batch: int
     processes: int
     checkpoints: list[int]  # committed steps
@@ -67,12 +68,16 @@ class RecordedRun:
         last = checkpoint.find(directory)
         cursor = stream.cursor(0) if last is None else cursor_of(last)
         stream.check(cursor, None if last is None else last.state.get("order"))
+        stages = [schema.RampStage(**stage) for stage in config.get("batch_ramp", [])]  # earlier versions had none
+        ramp = ramp_of(config["tokens_per_step"], stages, data["sequence_length"])
+        if last is not None:
+            ramp.check(last.state.get("ramp"), last.step)
         starts = [event for event in read_lines(path / "events.jsonl") if event["event"] == "start"]
         logged = [line["step"] for line in read_lines(path / "metrics.jsonl")]
         return cls(
             path=path,
             stream=stream,
-            rows_per_step=config["tokens_per_step"] // data["sequence_length"],
+            ramp=ramp,
             micro_batch=config["micro_batch"],
             processes=starts[-1]["processes"] if starts else 1,
             checkpoints=checkpoint.committed_steps(directory),
@@ -83,11 +88,11 @@ class RecordedRun:
 
     def samples(self, step: int) -> Sequence[int]:
         """The samples of a step; the first is 1."""
-        return self.stream.step_samples(0, self.rows_per_step, step - 1)
+        return self.stream.step_samples(self.ramp, step - 1)
 
     def step_of(self, sample: int) -> tuple[int, int]:
         """The step that reads a sample, and the sample's number within it."""
-        step, number = divmod(self.stream.skips.passed(sample), self.rows_per_step)
+        step, number = self.ramp.find(self.stream.skips.passed(sample))
         return step + 1, number
 
     def rank_of(self, number: int) -> tuple[int, int, int]:
@@ -200,7 +205,7 @@ def parts_of_document(run: RecordedRun, document: str) -> list[Seen]:
 
     Raises ConfigError where no shards of the run hold it.
     """
-    before = run.stream.skips.advance(0, max(run.planned_steps, run.last_step) * run.rows_per_step)
+    before = run.stream.skips.advance(0, run.ramp.before(max(run.planned_steps, run.last_step)))
     known: dict[tuple[str, int], tuple[list[str], list[str]]] = {}
     seen = []
     places = places_of(run, document)
@@ -245,11 +250,12 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _fitting(run: RecordedRun, processes: int) -> int:
-    if processes < 1 or run.rows_per_step % (processes * run.micro_batch):
-        raise ConfigError(
-            f"--processes={processes} with micro_batch={run.micro_batch} cannot share the {run.rows_per_step} rows of "
-            "a step evenly"
-        )
+    for _, rows in run.ramp.stages:
+        if processes < 1 or rows % (processes * run.micro_batch):
+            raise ConfigError(
+                f"--processes={processes} with micro_batch={run.micro_batch} cannot share the {rows} rows of a step "
+                "evenly"
+            )
     return processes
 
 

@@ -5,27 +5,55 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from conf import schema
 from trainer.model import Gemma
+from trainer.model.gemma import bare_name
+from trainer.muon import Muon
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay holds for a parameter: for matrices of blocks; norms and the embedding have none.
+
+    Norms are stored as the difference from 1, where decay would mean something else. The embedding is tied to the
+    output and scaled by the root of the width; decay would fight that scale.
+    """
+    return parameter.ndim == 2 and bare_name(name) != "embedding.weight"
 
 
-def build_optimizer(model: Gemma, optim: schema.Optim) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) in two groups: matrices decay, norms and the embedding do not.
+def build_optimizer(model: Gemma, optim: schema.Optim, precision: str = "fp32") -> torch.optim.Optimizer:
+    """The optimizer that `optim.name` asks for, with weight decay for what `decays`.
 
-    The embedding is tied to the output and scaled by the root of the width; decay would fight that scale.
+    adamw  AdamW (Loshchilov and Hutter, arXiv 1711.05101)
+    muon   Muon for what `decays`, which are the hidden matrices, and AdamW for norms and the embedding
+
+    Matrix products of Muon are computed in `precision`, as those of the model: in bf16 they are cheap and good enough
+    (Jordan's post), in fp32 equal on all meshes but for rounding of fp32.
     """
     decayed: list[torch.nn.Parameter] = []
     exempt: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (exempt if parameter.ndim < 2 or name.endswith("embedding.weight") else decayed).append(parameter)
+        (decayed if decays(name, parameter) else exempt).append(parameter)
+    if optim.name == "adamw":
+        return _adamw([(decayed, optim.weight_decay), (exempt, 0.0)], optim)
+    return Muon(
+        decayed,
+        _adamw([(exempt, 0.0)], optim),
+        lr=optim.peak_lr,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+    )
+
+
+def _adamw(groups: list[tuple[list[torch.nn.Parameter], float]], optim: schema.Optim) -> torch.optim.AdamW:
+    """AdamW on parameters by their weight decay."""
     optimizer = torch.optim.AdamW(
         [
             {"params": group, "weight_decay": weight_decay}
-            for parameters, weight_decay in ((decayed, optim.weight_decay), (exempt, 0.0))
+            for parameters, weight_decay in groups
             for group in _by_mesh(parameters)
         ],
         lr=optim.peak_lr,
@@ -34,10 +62,23 @@ def build_optimizer(model: Gemma, optim: schema.Optim) -> torch.optim.AdamW:
         fused=True,
     )
     # As AdamW would on its first step; made now so that a checkpoint can be loaded into them.
-    for parameter in [*decayed, *exempt]:
-        moments = {moment: torch.zeros_like(parameter, requires_grad=False) for moment in MOMENTS}
-        optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+    for parameters, _ in groups:
+        for parameter in parameters:
+            moments = {moment: torch.zeros_like(parameter, requires_grad=False) for moment in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
     return optimizer
+
+
+def moments_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What the optimizer keeps of a parameter, of its shape: all of its state but the count of updates."""
+    return {name: moment for name, moment in optimizer.state[parameter].items() if name != "step"}
+
+
+def set_updates(optimizer: torch.optim.Optimizer, updates: int) -> None:
+    """Tell the optimizer how many updates there were; AdamW counts them for each parameter, each has had every one."""
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(updates)
 
 
 def _by_mesh(parameters: list[torch.nn.Parameter]) -> list[list[torch.nn.Parameter]]:
@@ -46,6 +87,15 @@ def _by_mesh(parameters: list[torch.nn.Parameter]) -> list[list[torch.nn.Paramet
     for parameter in parameters:
         groups.setdefault(parameter.device_mesh if isinstance(parameter, DTensor) else None, []).append(parameter)
     return list(groups.values())
+
+
+def skip_where(optimizer: torch.optim.Optimizer, skipped: Tensor) -> None:
+    """Make the coming update none at all if `skipped`, a float32 scalar on the device, is 1 and not 0.
+
+    A fused AdamW looks there for what torch's scaling of gradients has found, and leaves parameters, moments and its
+    own count of updates alone; Muon does as it does.
+    """
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from conf import schema
 from data_pipeline.batch import Cursor
+from data_pipeline.ramp import Ramp
+from trainer.average import Average
 from trainer.checkpoint import Committed, load_tensors
 from trainer.model import Gemma
 from trainer.model.gemma import bare_name
-from trainer.optim import MOMENTS
+from trainer.optim import moments_of, set_updates
 
 
 @dataclass
@@ -23,8 +27,12 @@ class Run:
     identity   the identity keys and their values
     origin     run id and digests of configuration, shards and tokenizer
     order      what the order of samples depends on, in words, to show what differs where it is another one
+    ramp       samples of each step
     attempt    counts the starts of the run, 1 for the first
     tokens_of  targets seen so far, of each source
+    skipped    steps so far whose update was left out, since loss or gradient were not finite
+    in_a_row   how many of these are the last ones
+    average    of the weights, if one is kept
     """
 
     model: Gemma
@@ -33,19 +41,25 @@ class Run:
     identity: dict[str, Any]
     origin: dict[str, str]
     order: dict[str, Any]
+    ramp: Ramp
     attempt: int
     step: int = 0
     tokens_seen: int = 0
     tokens_of: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    in_a_row: int = 0
+    average: Average | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and the optimizer's moments, under names that no wrapper changes."""
+        """Parameters, the optimizer's moments and averages, under names that no wrapper changes."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
-            name, moments = bare_name(name), self.optimizer.state[parameter]
+            name = bare_name(name)
             tensors[f"model.{name}"] = parameter
-            tensors |= {f"optimizer.{moment}.{name}": moments[moment] for moment in MOMENTS}
-        return tensors
+            moments = moments_of(self.optimizer, parameter)
+            tensors |= {f"optimizer.{moment}.{name}": tensor for moment, tensor in moments.items()}
+        averages = {} if self.average is None else self.average.tensors
+        return tensors | {f"ema.{name}": average for name, average in averages.items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that is not a tensor, as JSON."""
@@ -53,7 +67,10 @@ class Run:
             "step": self.step,
             "tokens_seen": self.tokens_seen,
             "tokens_of": self.tokens_of,
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
             "order": self.order,
+            "ramp": self.ramp.stages,
             "cursor": dataclasses.asdict(self.cursor),
             "random": torch.get_rng_state().numpy().tobytes().hex(),
             "model": dataclasses.asdict(self.model.config),
@@ -63,14 +80,24 @@ class Run:
 
     def load(self, checkpoint: Committed) -> None:
         """Continue from a checkpoint. Raises DataError where it does not fit or is broken."""
-        load_tensors(checkpoint, self.tensors())
+        averaged = any(name.startswith("ema.") for name in checkpoint.tensors)
+        tensors = self.tensors().items()
+        load_tensors(checkpoint, {name: held for name, held in tensors if averaged or not name.startswith("ema.")})
+        if self.average is not None and not averaged:
+            self.average.start(self.model)  # the run keeps one from here on
         state = checkpoint.state
         self.step, self.tokens_seen = state["step"], state["tokens_seen"]
         self.tokens_of = dict(state["tokens_of"])
+        self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
         self.cursor = cursor_of(checkpoint)
-        for moments in self.optimizer.state.values():
-            moments["step"].fill_(self.step)  # AdamW counts updates per parameter; each has had every one
+        set_updates(self.optimizer, self.step - self.skipped)
         torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8))
+
+
+def ramp_of(tokens_per_step: int, stages: Sequence[schema.RampStage], sequence_length: int) -> Ramp:
+    """The samples of each step, from the keys that say how many tokens it has."""
+    later = ((stage.from_step - 1, stage.tokens_per_step // sequence_length) for stage in stages)
+    return Ramp(((0, tokens_per_step // sequence_length), *later))
 
 
 def cursor_of(checkpoint: Committed) -> Cursor:

@@ -159,13 +159,14 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
 def refuse_other_identity(was: dict[str, Any], job: schema.Job, where: str) -> None:
     """Raise ConfigError, with the difference, where the identity keys of `where` are not this job's.
 
-    Where the shards lie may change; that they are the same shards is what the data cursor proves.
+    Where the shards lie may change; that they are the same shards is what the data cursor proves. A key that the
+    version which wrote `was` did not have had its default, in effect.
     """
-    now = schema.identity(job)
+    now, defaults = schema.identity(job), schema.identity(schema.Job())
     differences = [
-        f"  {key}: {was.get(key)!r} there, {now.get(key)!r} here"
-        for key in sorted(was.keys() | now.keys())
-        if key != "data.manifest" and was.get(key) != now.get(key)
+        f"  {key}: {was.get(key, defaults[key])!r} there, {now[key]!r} here"
+        for key in sorted(now)
+        if key != "data.manifest" and was.get(key, defaults[key]) != now[key]
     ]
     if differences:
         raise ConfigError(

@@ -22,14 +22,22 @@ class Saver:
         self._retry_at: int | None = None
 
     def owes(self, step: int) -> bool:
-        """Whether a save that failed is to be tried again after this step."""
+        """Whether a save that failed or was put off is to be tried after this step."""
         return step == self._retry_at
 
-    def save(self, run: Run) -> bool:
-        """Try to commit the run as it stands; says whether it is committed. Every process calls it.
+    def save(self, run: Run) -> None:
+        """Commit the run; what fails is tried again some steps on, as `owes` says. Every process calls it.
 
-        Raises DataError (exit code 79) after `checkpoint.max_failed` failures in a row.
+        Raises as `insist` does. While steps are skipped the save is put off: where what they meet is a broken model,
+        it would take the place of a sound one.
         """
+        if run.in_a_row:
+            self._retry_at = run.step + 1
+        else:
+            self._commit(run)
+
+    def _commit(self, run: Run) -> bool:
+        """Try to commit the run as it stands; says whether it is committed. Raises DataError as `insist` does."""
         directory, backend = self._parts.directory.checkpoints, self._parts.backend
         attempt = f"attempt-{run.attempt:04d}-{self._failed}"
         try:
@@ -64,6 +72,9 @@ class Saver:
             self._report.event("retain_failed", error=str(error))
 
     def insist(self, run: Run) -> None:
-        """Save before the process ends: try again, after a pause that grows, until it works or `save` gives up."""
-        while not self.save(run):
+        """Commit before the process ends: try again, after a pause that grows, until it works.
+
+        Raises DataError (exit code 79) after `checkpoint.max_failed` failures in a row.
+        """
+        while not self._commit(run):
             time.sleep(2.0**self._failed)

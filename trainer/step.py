@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from data_pipeline.batch import Batch
 from trainer.backend import Backend
 from trainer.model import Gemma
-from trainer.sharded import first_copy
+from trainer.optim import skip_where
+from trainer.sharded import first_copy, own_part
 
 TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
 
@@ -21,7 +21,11 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
     """The update as a function of the micro-batches of one step.
 
     It returns, on the device and equal on every process: `loss` (nats per token of the global batch, z-loss included),
-    `grad_norm` (before clipping), `tokens` (targets that counted) and `counts_K` (the sum of `Batch.counts_K`).
+    `grad_norm` (before clipping), `skipped` (1 where one of these is not finite, else 0), `tokens` (targets that
+    counted) and `counts_K` (the sum of `Batch.counts_K`).
+
+    A step that is skipped leaves parameters and the optimizer's state as they were. The device decides that: the host
+    goes on with the next step before it could know.
     """
 
     def train_step(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
@@ -34,10 +38,12 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
             share = loss_of(model, batch, z_loss) / tokens.clamp(min=1)  # every document of a step may be left out
             share.backward()
             loss += share.detach()
-        grad_norm = clip_gradients(model, clip_norm, backend)
+        loss, grad_norm = backend.total(loss), clip_gradients(model, clip_norm, backend)
+        skipped = (~(loss.isfinite() & grad_norm.isfinite())).float()  # both are totals: all processes decide alike
+        skip_where(optimizer, skipped)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return {"loss": backend.total(loss), "grad_norm": grad_norm, "tokens": tokens, "counts_K": counts_K}
+        return {"loss": loss, "grad_norm": grad_norm, "skipped": skipped, "tokens": tokens, "counts_K": counts_K}
 
     return train_step
 
@@ -57,7 +63,7 @@ def clip_gradients(model: Gemma, clip_norm: float, backend: Backend) -> Tensor:
     Their meshes may differ, which `torch.nn.utils.clip_grad_norm_` refuses.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    own = [own_part(gradient) for gradient in gradients]
     # Each process adds the squares of the parts it holds, tensor by tensor, but for copies of what another one adds.
     norms = torch._foreach_mul(torch._foreach_norm(own), [float(first_copy(gradient)) for gradient in gradients])
     norm = torch.linalg.vector_norm(backend.total(torch.stack(norms).square()).sqrt())

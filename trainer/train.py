@@ -44,7 +44,6 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
     backend = parts.backend
     settle()
     train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
-    micro_batches_per_step = parts.rows_per_step // (job.micro_batch * backend.world.size)
     with (
         StopSignal(backend) as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
@@ -57,12 +56,15 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
         batches = backend.feed(stream)
         while run.step < job.steps:
             profiler.before(run.step + 1)
+            shares = parts.ramp.rows(run.step) // (job.micro_batch * backend.world.size)
             with report.waiting():
-                micro_batches = [next(batches) for _ in range(micro_batches_per_step)]
+                micro_batches = [next(batches) for _ in range(shares)]
             learning_rate = lr_at(job.optim, run.step, job.steps)
             set_lr(run.optimizer, learning_rate)
             metrics = train_step(micro_batches)
             run.step += 1
+            if run.average is not None:
+                run.average.update(run.model, metrics["skipped"], run.step)
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
             stopping = stop.agreed()  # asked once: the save and the exit must agree. Waits for the device
@@ -72,7 +74,7 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
             if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):
                 report.add(held_out_loss=held_out_loss(job, run.model, parts.held_out, backend))
             if last or due(run.step, job.checkpoint.every) or saver.owes(run.step):
-                report.flush()  # a loss that is not finite raises here, before it is saved
+                report.flush()  # what ends a run that diverged raises here, before it is saved
                 saver.insist(run) if last else saver.save(run)
             if stopping:
                 report.event("stop", step=run.step)
@@ -85,11 +87,12 @@ def micro_batches_from(job: schema.Job, run: Run, parts: Parts) -> Generator[Bat
     """This process's micro-batches from where the run stands, for ever."""
     world = parts.backend.world
     return parts.stream.batches(
-        rows_per_step=parts.rows_per_step,
+        rows_per_step=parts.ramp,
         micro_batch=job.micro_batch,
         rank=world.rank,
         world=world.size,
         start=run.cursor,
+        step=run.step,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conf import schema
-from conf.exits import DataError
+from conf.exits import ConfigError, DataError
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.model import Gemma, GemmaConfig
@@ -20,19 +20,24 @@ from trainer.run_directory import read_config
 
 @dataclass(frozen=True)
 class Trained:
-    """One committed step of a run and what belongs to it. `keys` is the configuration the run was last started with."""
+    """One committed step of a run and what belongs to it.
+
+    keys         the configuration the run was last started with
+    weights_are  model, or ema: their average
+    """
 
     run: Path
     checkpoint: checkpoint.Committed
     config: GemmaConfig
     keys: dict[str, Any]
     config_sha256: str
+    weights_are: str
 
     @classmethod
     def open(cls, job: schema.Job) -> Trained:
         """The checkpoint that `run` and `step` name: by default the latest of the run that this configuration is of.
 
-        Raises DataError where there is none, or it is broken.
+        Raises DataError where there is none, or it is broken; ConfigError where it has not the weights asked for.
         """
         run = schema.named_run(job.run) if job.run else schema.run_directory(schema.run_id(job))
         if not run.is_dir():
@@ -49,7 +54,17 @@ class Trained:
             raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set run to another run")
         shape = found.state["model"]
         config = GemmaConfig(**{**shape, "pattern": tuple(shape["pattern"])})
-        return cls(run, found, config, keys, document["sha256"])
+        if not any(name.startswith(f"{job.weights}.") for name in found.tensors):
+            raise ConfigError(
+                f"weights={job.weights}, but step {found.step} of {run} has no average of the weights: use "
+                "weights=model, or train on with optim.ema"
+            )
+        return cls(run, found, config, keys, document["sha256"], job.weights)
+
+    @property
+    def label(self) -> str:
+        """The step, and which weights of it where they are not the model's own, as a part of file names."""
+        return f"step-{self.checkpoint.step:08d}" + ("" if self.weights_are == "model" else f"-{self.weights_are}")
 
     @property
     def tokenizer_path(self) -> Path:
@@ -62,14 +77,14 @@ class Trained:
 
     def weights(self) -> Mapping[str, Tensor]:
         """Every parameter under the model's own name, read and verified when it is asked for."""
-        return _Weights(self.checkpoint)
+        return _Weights(self.checkpoint, self.weights_are)
 
     def model(self) -> Gemma:
         """The model on the host, in float32."""
         with torch.device("meta"):
             model = Gemma(self.config)
         model.to_empty(device="cpu")
-        named = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+        named = {f"{self.weights_are}.{name}": parameter for name, parameter in model.named_parameters()}
         checkpoint.load_tensors(self.checkpoint, named)
         return model.eval()
 
@@ -81,20 +96,22 @@ class Trained:
             "tokens_seen": self.checkpoint.state["tokens_seen"],
             "checkpoint_sha256": self.checkpoint.sha256,
             "config_sha256": self.config_sha256,
+            **({} if self.weights_are == "model" else {"weights": self.weights_are}),
         }
 
 
 class _Weights(Mapping[str, Tensor]):
-    def __init__(self, committed: checkpoint.Committed) -> None:
-        self._committed = committed
+    def __init__(self, committed: checkpoint.Committed, which: str) -> None:
+        self._committed, self._prefix = committed, f"{which}."
 
     def __getitem__(self, name: str) -> Tensor:
-        if f"model.{name}" not in self._committed.tensors:
+        if self._prefix + name not in self._committed.tensors:
             raise KeyError(name)
-        return checkpoint.read_tensor(self._committed, f"model.{name}")
+        return checkpoint.read_tensor(self._committed, self._prefix + name)
 
     def __iter__(self) -> Iterator[str]:
-        return (name.removeprefix("model.") for name in self._committed.tensors if name.startswith("model."))
+        names = (name for name in self._committed.tensors if name.startswith(self._prefix))
+        return (name.removeprefix(self._prefix) for name in names)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

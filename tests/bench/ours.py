@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data_pipeline.feeder import Share
 from data_pipeline.plan import Packing, dump_plan, make_plan, plan_name
+from data_pipeline.ramp import Ramp
 from data_pipeline.reader import Shards
 from data_pipeline.shards import Document, write_shards
 from data_pipeline.stream import TokenStream
@@ -58,7 +59,7 @@ def _read(name: str, threaded: bool, out: Path, S: int, B: int) -> Batches:
     stream = TokenStream(
         str(out / name / "manifest.json"), sequence_length=S, packing="best_fit", window_blocks=WINDOW_BLOCKS, seed=0
     )
-    share = Share(stream, 0, 64 * B, B, 0, 1)
+    share = Share(stream, 0, 0, Ramp.constant(64 * B), B, 0, 1)
     batches = stream.batches(rows_per_step=64 * B, micro_batch=B, rank=0, world=1) if threaded else share.every(1, 0)
     for batch in batches:
         yield batch.tokens_BS, batch.targets_BS, batch.segments_BS, batch.positions_BS, batch.weights_BS

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from conf import schema
 
 KEYS = schema.flatten(schema.Job())
-IDENTITY = sorted(schema.identity(schema.Job()).keys() - {"data.mixture"})  # a part of a key: see below
+PARTLY = {"data.mixture", "optim.schedule"}  # identity is a part of what they say: see below
+IDENTITY = sorted(schema.identity(schema.Job()).keys() - PARTLY)
 # name and run_id are the readable part of the id itself.
-OTHERS = sorted(set(KEYS) - set(IDENTITY) - {"name", "run_id", "data.mixture"})
+OTHERS = sorted(set(KEYS) - set(IDENTITY) - {"name", "run_id"} - PARTLY)
 
 
 def with_value(job: schema.Job, path: str, value: Any) -> schema.Job:
@@ -49,6 +50,7 @@ def test_every_key_has_a_meaning() -> None:
     documented(schema.Job)
     documented(schema.Source)
     documented(schema.Stage)
+    documented(schema.RampStage)
 
 
 def test_keys_named_in_the_checks_exist() -> None:
@@ -66,7 +68,8 @@ def test_defaults_are_sound() -> None:
 @pytest.mark.parametrize(
     "path",
     ["model.size", "model.num_layers", "data.manifest", "data.sequence_length", "data.packing", "seed",
-     "tokens_per_step", "optim.name", "optim.peak_lr", "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"],
+     "tokens_per_step", "optim.name", "optim.peak_lr", "optim.momentum",
+     "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"],
 )  # fmt: skip
 def test_identity_key_makes_another_run(path: str) -> None:
     job = schema.Job()
@@ -78,7 +81,8 @@ def test_identity_key_makes_another_run(path: str) -> None:
     ["mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor", "mesh.reduce_dtype",
      "micro_batch", "precision", "remat", "launch.processes",
      "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
-     "checkpoint.directory", "evaluate.tasks", "evaluate.every", "profile.steps"],
+     "checkpoint.directory", "evaluate.tasks", "evaluate.every", "profile.steps", "optim.decay_steps",
+     "optim.final_lr_ratio", "optim.max_skipped", "optim.ema", "weights", "batch_ramp", "attention", "compile"],
 )  # fmt: skip
 def test_elastic_and_free_keys_keep_the_run(path: str) -> None:
     job = schema.Job()
@@ -91,6 +95,11 @@ def test_run_id_follows_identity_keys_and_nothing_else(changed: set[str]) -> Non
     for path in changed:
         job = with_value(job, path, other_value(path))
     assert (schema.run_id(job) != schema.run_id(default)) == bool(changed & set(IDENTITY))
+
+
+def test_constant_and_wsd_are_one_run_and_cosine_is_another() -> None:
+    cosine, wsd, constant = (with_value(schema.Job(), "optim.schedule", name) for name in ("cosine", "wsd", "constant"))
+    assert schema.run_id(wsd) == schema.run_id(constant) != schema.run_id(cosine)
 
 
 def test_the_first_stage_of_a_mixture_is_identity_and_later_ones_are_appended() -> None:

@@ -22,6 +22,7 @@ from conf.schema import Stage
 from data_pipeline.batch import Batch, Cursor
 from data_pipeline.feeder import Share
 from data_pipeline.mixture import whole_weights
+from data_pipeline.ramp import Ramp
 from data_pipeline.shards import Document, write_shards
 from data_pipeline.skips import Skip, Skips
 from data_pipeline.stream import TokenStream
@@ -81,7 +82,7 @@ def rank_batches(
     """What a rank reads; several workers take turns, in the order in which DataLoader asks its processes."""
     if start is not None:
         made.check(start)
-    share = Share(made, start.samples_done if start else 0, ROWS, micro_batch, rank, world)
+    share = Share(made, start.samples_done if start else 0, 0, Ramp.constant(ROWS), micro_batch, rank, world)
     turns = [share.every(workers, number) for number in range(workers)] if workers else [iter(share)]
     for turn in itertools.cycle(turns):
         item = next(turn)
@@ -166,7 +167,7 @@ def test_global_batches_are_the_same_for_every_world_worker_and_kill(
 def test_every_document_comes_once_an_epoch(manifest: str, packing: str) -> None:
     made = stream(manifest, packing=packing)
     rows = made.rows_per_epoch
-    batches = list(itertools.islice(Share(made, 0, rows, 1, 0, 1).every(1, 0), 3 * rows))
+    batches = list(itertools.islice(Share(made, 0, 0, Ramp.constant(rows), 1, 0, 1).every(1, 0), 3 * rows))
     for epoch in range(3):
         predicted = Counter()
         for batch in batches[epoch * rows : (epoch + 1) * rows]:
@@ -203,7 +204,7 @@ def test_counts_of_batches_are_those_of_their_tokens(manifest: str, annealing: s
         for token in block.tokens.tolist()
     }
     counted, actual = np.zeros(len(made.count_names), np.int64), Counter()
-    for batch in itertools.islice(iter(Share(made, 0, ROWS, 4, 0, 1)), 6 * STEPS):
+    for batch in itertools.islice(iter(Share(made, 0, 0, Ramp.constant(ROWS), 4, 0, 1)), 6 * STEPS):
         assert isinstance(batch, Batch)
         counted += batch.counts_K.numpy()
         for row in range(4):
@@ -274,7 +275,7 @@ def test_samples_that_are_passed_over_shift_the_rest_and_nothing_else(
     np.testing.assert_array_equal(np.concatenate(before + after), expected)
     assert cursor.samples_done == read[kill * ROWS - 1] + 1
     assert last.samples_done == read[-1] + 1
-    assert [made.step_samples(0, ROWS, step)[3] for step in range(10)] == read[3::ROWS]
+    assert [made.step_samples(Ramp.constant(ROWS), step)[3] for step in range(10)] == read[3::ROWS]
 
 
 def test_a_document_that_is_left_out_keeps_its_place(manifest: str) -> None:
@@ -366,7 +367,7 @@ def test_kempnerforge_57_a_second_resume_in_an_epoch_keeps_the_offset(manifest: 
 def test_energon_58_the_offset_is_applied_in_the_first_epoch_only(manifest: str) -> None:
     made = stream(manifest)
     rows = made.rows_per_epoch
-    resumed = itertools.islice(Share(made, rows - 5, rows, 1, 0, 1).every(1, 0), 2 * rows + 5)
+    resumed = itertools.islice(Share(made, rows - 5, 0, Ramp.constant(rows), 1, 0, 1).every(1, 0), 2 * rows + 5)
     seen = [digest([batch]) for batch in resumed if isinstance(batch, Batch)]
     for epoch in range(2):  # both epochs after the resume are whole
         own = np.concatenate(seen[5 + epoch * rows : 5 + (epoch + 1) * rows])
@@ -470,7 +471,7 @@ def test_cu_seqlens_are_the_segments(manifest: str) -> None:
     made = stream(manifest)
     shapes = set()
     generator = torch.Generator().manual_seed(0)
-    for batch in itertools.islice(iter(Share(made, 0, ROWS, 3, 0, 1)), 40):
+    for batch in itertools.islice(iter(Share(made, 0, 0, Ramp.constant(ROWS), 3, 0, 1)), 40):
         assert isinstance(batch, Batch)
         shapes.add(tuple(batch.cu_seqlens_N.shape))
         ends = batch.cu_seqlens_N.tolist()

@@ -1,4 +1,4 @@
-"""Ten updates of a tiny Gemma of each generation on each mesh, for `test_mesh.py`.
+"""Ten updates of a tiny Gemma of each generation with each optimizer on each mesh, for `test_mesh.py`.
 
     mesh_steps.py FOLDER MESH...
 
@@ -28,6 +28,9 @@ from trainer.step import make_train_step
 
 ROWS, S, STEPS, WORDS = 4, 32, 10, 256
 GENERATIONS = (1, 2, 3)  # key heads of `config_of`: 1, so that processes of the tensor axis share it, then 2 and 2
+
+
+OPTIMIZERS = ("adamw", "muon")
 
 
 def job_of(axes: list[int]) -> Job:
@@ -80,7 +83,10 @@ def process(output: Path, mesh: str, rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(math.prod(sizes)), "MASTER_PORT": str(port)}
     job = job_of(sizes)
     backend = Native("cpu", job)
-    said = [updates(generation, job, backend) for generation in GENERATIONS]
+    said = {}
+    for job.optim.name in OPTIMIZERS:
+        for generation in GENERATIONS:
+            said[f"{job.optim.name} {generation}"] = updates(generation, job, backend)
     Path(f"{output / mesh}.{rank}").write_text(json.dumps(said))
     backend.close()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROWS, STEPS, GENERATIONS = 4, 10, (1, 2, 3)  # those of `mesh_steps.py`
+ROWS, STEPS, GENERATIONS, OPTIMIZERS = 4, 10, (1, 2, 3), ("adamw", "muon")  # those of `mesh_steps.py`
 ALONE = "1x1x1x1"
 # Sizes of replica, fsdp, context, tensor.
 MESHES = (
@@ -23,8 +23,8 @@ EXACT = 1e-5  # the issue's bar; float32 sums in another order
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[list[dict[str, float]]]]]:
-    """Of each mesh what every process says of the updates of each generation."""
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, list[dict[str, float]]]]]:
+    """Of each mesh what every process says of the updates with each optimizer of each generation."""
     folder = tmp_path_factory.mktemp("meshes")
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
     worker = [sys.executable, str(Path(__file__).with_name("mesh_steps.py")), str(folder)]
@@ -34,12 +34,14 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[list[d
     return {mesh: [json.loads((folder / f"{mesh}.{rank}").read_text()) for rank in own] for mesh, own in ranks.items()}
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_losses_on_every_mesh_are_those_of_one_process(said, mesh: str, generation: int) -> None:
-    alone, ours = said[ALONE][0][generation - 1], said[mesh][0][generation - 1]
+def test_losses_on_every_mesh_are_those_of_one_process(said, mesh: str, generation: int, optimizer: str) -> None:
+    which = f"{optimizer} {generation}"
+    alone, ours = said[ALONE][0][which], said[mesh][0][which]
     for process in said[mesh]:
-        assert process[generation - 1] == ours  # every process knows the same
+        assert process[which] == ours  # every process knows the same
     assert len(ours) == len(alone) == STEPS
     for name in ("loss", "grad_norm"):
         values, expected = (np.array([update[name] for update in run]) for run in (ours, alone))

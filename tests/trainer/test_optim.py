@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.schema import Job, Optim
+from conf.schema import Job, Model, Optim
 from trainer.model import Gemma, build_config
-from trainer.optim import build_optimizer, lr_at, set_lr
+from trainer.optim import build_optimizer, decays, lr_at, set_lr
 
 FINITE = {"allow_nan": False, "allow_infinity": False}
 
@@ -98,7 +99,37 @@ def small_model() -> Gemma:
     return Gemma(build_config(job.model, 256))
 
 
-def test_matrices_decay_and_norms_and_the_embedding_do_not() -> None:
+MATRICES = {
+    "attention.q.weight", "attention.k.weight", "attention.v.weight", "attention.o.weight",
+    "feed_forward.gate.weight", "feed_forward.up.weight", "feed_forward.down.weight",
+}  # fmt: skip
+PRE_NORMS = {"attention_norm.weight", "feed_forward_norm.weight"}
+POST_NORMS = {"attention_post_norm.weight", "feed_forward_post_norm.weight"}
+NORMS_OF = {
+    1: PRE_NORMS,
+    2: PRE_NORMS | POST_NORMS,
+    3: PRE_NORMS | POST_NORMS | {"attention.q_norm.weight", "attention.k_norm.weight"},
+}
+
+
+@pytest.mark.parametrize("wrapped", ["", "_checkpoint_wrapped_module."])
+@pytest.mark.parametrize("size", ["gemma_2b", "gemma2_2b", "gemma3_1b"])
+def test_matrices_of_blocks_decay_and_nothing_else(size: str, wrapped: str) -> None:
+    """Every parameter of each generation by its name, so that a new one has to be placed."""
+    with torch.device("meta"):
+        model = Gemma(build_config(Model(size=size, num_layers=2), 256_000))
+    blocks = [f"blocks.{n}." for n in range(2)]
+    decayed = {block + name for block in blocks for name in MATRICES}
+    exempt = {block + name for block in blocks for name in NORMS_OF[model.config.generation]}
+    exempt |= {"embedding.weight", "final_norm.weight"}
+    named = dict(model.named_parameters())
+    assert named.keys() == decayed | exempt
+    for name, parameter in named.items():
+        as_wrapped = re.sub(r"(blocks\.\d\.)", rf"\1{wrapped}", name)
+        assert decays(as_wrapped, parameter) == (name in decayed), name
+
+
+def test_the_optimizer_decays_what_the_rule_says() -> None:
     model = small_model()
     optimizer = build_optimizer(model, Optim(weight_decay=0.3))
     decay = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}

@@ -144,3 +144,30 @@ def test_a_finished_run_stays_as_it_is(inside, lab, alone) -> None:
     assert inside("finished")[0] == 0
     assert files(folder / "checkpoints") == before
     assert (folder / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_decay_can_be_planned_from_a_checkpoint_of_a_constant_rate(inside, lab) -> None:
+    """The learning rates are those of the formula, and the run is the one that had planned it from the start."""
+    decay = ("optim.schedule=wsd", "steps=12", "optim.decay_steps=4", "optim.final_lr_ratio=0")
+    assert inside("stable", "optim.schedule=constant", "steps=8")[0] == 0
+    (lab.folder / "runs" / "stable" / ".lock").unlink()  # a lock ends with its process, and this one goes on
+    code, said = inside("stable", *decay)
+    assert code == 0, said
+    assert inside("planned", *decay)[0] == 0
+    run, planned = lab.run("stable"), lab.run("planned")
+    rates = [0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]  # of 3e-3: four steps of warm-up, four of decay
+    assert run.column("learning_rate") == pytest.approx([3e-3 * rate for rate in rates], rel=1e-12, abs=1e-18)
+    assert run.column("attempt") == [1] * 8 + [2] * 4
+    assert run.column("loss") == planned.column("loss")
+    assert bits(run.tensors()) == bits(planned.tensors())
+    changed = {event["key"]: (event["was"], event["now"]) for event in run.events if event["event"] == "changed"}
+    assert changed == {
+        "optim.schedule": ("constant", "wsd"),
+        "steps": (8, 12),
+        "optim.decay_steps": (None, 4),
+        "optim.final_lr_ratio": (0.1, 0.0),
+    }
+    (run.folder / ".lock").unlink()
+    code, said = inside("stable", "optim.schedule=cosine", "steps=14")
+    assert code == 78
+    assert "optim.schedule: 'constant or wsd' there, 'cosine' here" in said

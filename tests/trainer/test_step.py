@@ -161,7 +161,7 @@ def test_a_step_whose_every_document_is_left_out_moves_nothing_to_nan(job: Job, 
     model = model_of(job, backend)
     train_step = make_train_step(model, build_optimizer(model, job.optim), 1.0, 0.0, backend)
     nothing = dataclasses.replace(batch, weights_BS=torch.zeros_like(batch.weights_BS))
-    assert scalars(train_step([nothing])) == {"loss": 0, "grad_norm": 0, "tokens": 0}
+    assert scalars(train_step([nothing])) == {"loss": 0, "grad_norm": 0, "skipped": 0, "tokens": 0}
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 

@@ -15,7 +15,7 @@ from trainer.trained import Trained
 def evaluate(job: schema.Job) -> int:
     """Score, write `evals/step-<step>.json` in the run directory and say the scores.
 
-    Raises ConfigError or DataError.
+    Those of averaged weights go to `evals/step-<step>-ema.json`. Raises ConfigError or DataError.
     """
     trained = Trained.open(job)
     data = trained.keys["data"]
@@ -23,7 +23,7 @@ def evaluate(job: schema.Job) -> int:
     scores = score(trained.model(), trained.tokenizer(), job.evaluate, held_out, data["sequence_length"])
     for line in summary(scores):
         print(line, file=sys.stderr)
-    path = trained.run / "evals" / f"step-{trained.checkpoint.step:08d}.json"
+    path = trained.run / "evals" / f"{trained.label}.json"
     temporary = path.with_suffix(".partial")
     with writing(path):
         path.parent.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from trainer.trained import Trained
 def export(job: schema.Job) -> int:
     """Write the folder and say where it is. Raises ConfigError or DataError."""
     trained = Trained.open(job)
-    default = trained.run / "exports" / f"{job.export.format}-step-{trained.checkpoint.step:08d}"
+    default = trained.run / "exports" / f"{job.export.format}-{trained.label}"
     folder = Path(job.export.output or default)
     with writing(folder):
         export_hf(

@@ -72,7 +72,7 @@ class Report:
     def push(self, step: int, metrics: dict[str, Tensor], **known: float) -> None:
         """Take the metrics of a step, still on the device, and write the step before.
 
-        Raises DivergedError where the step before had a loss or gradient that is not finite.
+        Raises DivergedError where the step before was the last of `optim.max_skipped` skipped in a row.
         """
         self.flush()
         known |= {"step_seconds": time.perf_counter() - self._started, "data_seconds": self._data_seconds}
@@ -90,30 +90,43 @@ class Report:
         (step, metrics, known, extras), self._pending = self._pending, None
         values = {name: value.item() for name, value in metrics.items() if name != "counts_K"}
         self._run.tokens_seen += round(values.pop("tokens"))
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(values[name]):
-                raise DivergedError(
-                    f"step {step} of {self._directory.run_id} has {name}={values[name]}: nothing of it was saved. "
-                    "Lower optim.peak_lr or raise optim.warmup_steps, and start again to go on from the last checkpoint"
-                )
-        tokens_per_second = self._job.tokens_per_step / known["step_seconds"]
+        self._count_skipped(step, values)
+        tokens_per_second = schema.tokens_of_step(self._job, step) / known["step_seconds"]
         peak = self._backend.peak_flops()
         self._write(
             step,
             {
-                "loss": values["loss"],
+                "loss": _finite(values["loss"]),
                 "tokens_seen": self._run.tokens_seen,
                 "learning_rate": known["learning_rate"],
-                "grad_norm": values["grad_norm"],
+                "grad_norm": _finite(values["grad_norm"]),
                 "step_seconds": known["step_seconds"],
                 "data_seconds": known["data_seconds"],
                 "tokens_per_second": tokens_per_second,
                 "mfu": tokens_per_second * self._flops / (peak * self._backend.processes.size) if peak else None,
                 "memory_bytes": self._backend.memory_bytes(),
+                "steps_skipped": self._run.skipped,
                 **self._data_extras(metrics["counts_K"].tolist(), int(known["samples_done"])),
                 **extras,
             },
         )
+
+    def _count_skipped(self, step: int, values: dict[str, float]) -> None:
+        """Count the step if its update was left out. Raises DivergedError where that were too many in a row."""
+        run = self._run
+        if not values["skipped"]:
+            run.in_a_row = 0
+            return
+        run.skipped, run.in_a_row = run.skipped + 1, run.in_a_row + 1
+        wrong = ", ".join(f"{name}={values[name]}" for name in ("loss", "grad_norm") if not math.isfinite(values[name]))
+        self.event("skipped", step=step, wrong=wrong, in_a_row=run.in_a_row)
+        if run.in_a_row >= self._job.optim.max_skipped:
+            raise DivergedError(
+                f"step {step} of {self._directory.run_id} has {wrong}, as the last of {run.in_a_row} steps in a row "
+                f"(optim.max_skipped={self._job.optim.max_skipped}): nothing of them was saved. Lower optim.peak_lr or "
+                "raise optim.warmup_steps, and start again to go on from the last checkpoint; `gemcutter explain` says "
+                "which documents they held"
+            )
 
     def _data_extras(self, counts: list[int], samples_done: int) -> dict[str, float]:
         """Tokens of each source so far, planned and actual, and what reading suffered; counts the step's."""
@@ -150,3 +163,8 @@ class Report:
         append_line(self._directory.path / "metrics.jsonl", line)
         self._terminal.show(step, values)
         self._tracker.log(step, values)
+
+
+def _finite(value: float) -> float | None:
+    """As JSON can say it: null for what is no finite number."""
+    return value if math.isfinite(value) else None

@@ -15,6 +15,7 @@ _EVENTS = {
     "retain_failed": "an old checkpoint could not be removed: {error}",
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
+    "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
     "stop": "stopping after step {step}, as asked",
     "end": "finished step {step}",
 }
@@ -51,10 +52,8 @@ class Terminal:
         if "held_out_loss" in values:
             self._held_out = f"  held-out {values['held_out_loss']:.3f}"
         left = (time.monotonic() - self._began) / max(1, step - self._first) * (self._steps - step)
-        numbers = (
-            f"loss {values['loss']:.3f}{self._held_out}  {values['tokens_per_second']:,.0f} tokens/s"
-            f"  {_clock(left)} left"
-        )
+        loss = "none" if values["loss"] is None else f"{values['loss']:.3f}"
+        numbers = f"loss {loss}{self._held_out}  {values['tokens_per_second']:,.0f} tokens/s  {_clock(left)} left"
         self._progress.update(self._task, completed=step, numbers=numbers)
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._said >= _PLAIN_SECONDS or step == self._steps):
