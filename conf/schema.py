@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 FORMAT = 1
 
-JOBS = ("curate", "tokenize", "train", "evaluate", "export", "demo")
+JOBS = ("curate", "tokenize", "train", "evaluate", "export", "import", "demo")
 
 
 def key(default: Any, doc: str) -> Any:
@@ -186,6 +186,14 @@ class Export:
 
 
 @dataclass
+class Pretrained:
+    folder: str = key("", "import: folder of the weights to take over")
+    format: str = key(
+        "hf", "hf: a Hugging Face folder of safetensors"
+    )
+
+
+@dataclass
 class Launch:
     name: str = key("local", "local: this machine")
     processes: Optional[int] = key(
@@ -199,6 +207,9 @@ class Job:
     run_id: Optional[str] = key(None, "directory under runs/ and W&B id (null: <name>-<8 hex of the identity keys>)")
     run: Optional[str] = key(None, "evaluate, export: run id or run directory (null: the run this configuration names)")
     step: Optional[int] = key(None, "evaluate, export: step of the checkpoint (null: the latest committed one)")
+    init_from: Optional[str] = key(
+        None, "run id or run directory, such as `import` makes, whose latest weights a new run begins with (identity)"
+    )
     seed: int = key(0, "seed of initial weights and data order")
     steps: int = key(1000, "optimizer steps")
     tokens_per_step: int = key(65_536, "tokens of the global batch")
@@ -215,6 +226,7 @@ class Job:
     checkpoint: Checkpoint = section(Checkpoint, "when state is saved")
     evaluate: Evaluate = section(Evaluate, "scoring")
     export: Export = section(Export, "portable weights")
+    pretrained: Pretrained = section(Pretrained, "weights of other software")
     curate: Curate = section(Curate, "raw text to curated text")
     tokenize: Tokenize = section(Tokenize, "curated text to token shards")
     launch: Launch = section(Launch, "where the job runs")
@@ -230,6 +242,7 @@ CHOICES = {
     "backend.name": ("auto", "cpu", "cuda"),
     "tracker.name": ("wandb", "offline", "none"),
     "export.format": ("hf",),
+    "pretrained.format": ("hf",),
     "export.dtype": ("fp32", "bf16"),
     "launch.name": ("local",),
 }
@@ -261,9 +274,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
 # precision and remat, mesh, backend and launch, data.workers, data.cache. The result differs by rounding only; the
 # state that is kept, masters and moments, is fp32 under every precision. And free, what is done with it: name, run_id,
-# run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, export, and the keys of curate,
-# tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of data.mixture the first
-# stage is identity; later ones may be appended, at samples that the run has not reached.
+# run, step, steps, data.held_out, data.max_repetitions, tracker, checkpoint, evaluate, export, pretrained, and the keys
+# of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names. Of data.mixture
+# the first stage is identity; later ones may be appended, at samples that the run has not reached. init_from is
+# identity where it is set.
 IDENTITY = (
     "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
     "optim",
@@ -444,15 +458,19 @@ def planned_processes(job: Job) -> int | None:
 def identity(job: Job) -> dict[str, Any]:
     """The identity keys and their values, flat: what must not change when a run is resumed."""
     keys = {path: value for path, value in flatten(job).items() if path.startswith(IDENTITY)}
+    if job.init_from is not None:  # a run that begins at random keeps the identity it had before the key was known
+        keys["init_from"] = job.init_from
     return keys | {"data.mixture": dict(job.data.mixture[0].weights) if job.data.mixture else {}}
 
 
 def run_id(job: Job) -> str:
     """The run's stable name: given, or `<name>-<8 hex of the identity keys>`."""
-    if job.run_id is not None:
-        return job.run_id
-    canonical = json.dumps(identity(job), sort_keys=True)
-    return f"{job.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+    return job.run_id if job.run_id is not None else named_by(job.name, identity(job))
+
+
+def named_by(name: str, identity: dict[str, Any]) -> str:
+    """The run id that follows from a name and what the run is."""
+    return f"{name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def run_directory(run_id: str) -> Path:

@@ -23,6 +23,7 @@ jobs (overrides as in Hydra; add --help for the configuration groups, --cfg job 
   train       token shards -> checkpoints; run it again to resume
   evaluate    score a checkpoint: benchmark tasks and bits per byte
   export      checkpoint -> a folder that transformers loads
+  import      such a folder -> a run that can be trained on, scored and exported
   demo        the whole road on this machine in minutes
 
 commands

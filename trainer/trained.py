@@ -15,6 +15,7 @@ from conf.exits import DataError
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.model import Gemma, GemmaConfig
+from trainer.model.gemma import bare_name
 from trainer.run_directory import read_config
 
 
@@ -35,18 +36,26 @@ class Trained:
         Raises DataError where there is none, or it is broken.
         """
         run = schema.named_run(job.run) if job.run else schema.run_directory(schema.run_id(job))
+        return cls.at(run, "run", job.step)
+
+    @classmethod
+    def at(cls, run: Path, key: str, step: int | None = None) -> Trained:
+        """A step of the run in a directory (default: the latest); `key` is the key of the configuration that names it.
+
+        Raises as `open` does.
+        """
         if not run.is_dir():
             known = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
             raise DataError(
-                f"there is no run at {run}: set run=<run id or run directory>"
+                f"there is no run at {run}: set {key}=<run id or run directory>"
                 + (f"; runs here: {', '.join(known)}" if known else "")
             )
         document = read_config(run)
         keys = document["config"]
         directory = schema.checkpoints_of(run, document["run_id"], keys["checkpoint"]["directory"])
-        found = checkpoint.find(directory, job.step)
+        found = checkpoint.find(directory, step)
         if found is None:
-            raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set run to another run")
+            raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set {key} to another run")
         shape = found.state["model"]
         config = GemmaConfig(**{**shape, "pattern": tuple(shape["pattern"])})
         return cls(run, found, config, keys, document["sha256"])
@@ -69,9 +78,13 @@ class Trained:
         with torch.device("meta"):
             model = Gemma(self.config)
         model.to_empty(device="cpu")
-        named = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
-        checkpoint.load_tensors(self.checkpoint, named)
+        self.load(model)
         return model.eval()
+
+    def load(self, model: Gemma) -> None:
+        """Fill the parameters of this model, however they are sharded."""
+        named = {f"model.{bare_name(name)}": parameter for name, parameter in model.named_parameters()}
+        checkpoint.load_tensors(self.checkpoint, named)
 
     def provenance(self) -> dict[str, Any]:
         """What says where scores and exports come from."""

@@ -15,8 +15,8 @@ from conf import schema
 
 KEYS = schema.flatten(schema.Job())
 IDENTITY = sorted(schema.identity(schema.Job()).keys() - {"data.mixture"})  # a part of a key: see below
-# name and run_id are the readable part of the id itself.
-OTHERS = sorted(set(KEYS) - set(IDENTITY) - {"name", "run_id", "data.mixture"})
+# name and run_id are the readable part of the id itself; init_from is identity where it is set (test_import_hf.py).
+OTHERS = sorted(set(KEYS) - set(IDENTITY) - {"name", "run_id", "data.mixture", "init_from"})
 
 
 def with_value(job: schema.Job, path: str, value: Any) -> schema.Job:
