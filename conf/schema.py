@@ -180,7 +180,7 @@ class Evaluate:
 
 @dataclass
 class Export:
-    format: str = key("hf", "hf: a folder that transformers loads")
+    format: str = key("hf", "hf: for transformers; keras: a preset of keras-hub")
     dtype: str = key("fp32", "fp32 or bf16: precision of the exported weights")
     output: Optional[str] = key(None, "folder to write (null: runs/<run_id>/exports/<format>-step-<step>)")
 
@@ -189,7 +189,7 @@ class Export:
 class Pretrained:
     folder: str = key("", "import: folder of the weights to take over")
     format: str = key(
-        "hf", "hf: a Hugging Face folder of safetensors"
+        "hf", "hf: Hugging Face safetensors; keras: a preset of keras-hub"
     )
 
 
@@ -241,8 +241,8 @@ CHOICES = {
     "mesh.reduce_dtype": ("fp32", "bf16"),
     "backend.name": ("auto", "cpu", "cuda"),
     "tracker.name": ("wandb", "offline", "none"),
-    "export.format": ("hf",),
-    "pretrained.format": ("hf",),
+    "export.format": ("hf", "keras"),
+    "pretrained.format": ("hf", "keras"),
     "export.dtype": ("fp32", "bf16"),
     "launch.name": ("local",),
 }

@@ -22,12 +22,13 @@ from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.backend import choose
 from trainer.export.hf_read import open_hf
+from trainer.export.keras import open_keras
 from trainer.export.portable import Portable, check_names, check_shape, digest_of, shapes
 from trainer.model.config import GemmaConfig
 from trainer.model.sizes import ROW_MULTIPLE, SIZES
 from trainer.run_directory import FORMAT, config_sha256, held, read_config, writing
 
-READERS: dict[str, Callable[[Path], Portable]] = {"hf": open_hf}
+READERS: dict[str, Callable[[Path], Portable]] = {"hf": open_hf, "keras": open_keras}
 
 
 def import_weights(job: schema.Job) -> int:
