@@ -180,7 +180,7 @@ class Evaluate:
 
 @dataclass
 class Export:
-    format: str = key("hf", "hf: for transformers; keras: a preset of keras-hub")
+    format: str = key("hf", "hf: for transformers; jax: for the package gemma; keras: a preset of keras-hub")
     dtype: str = key("fp32", "fp32 or bf16: precision of the exported weights")
     output: Optional[str] = key(None, "folder to write (null: runs/<run_id>/exports/<format>-step-<step>)")
 
@@ -189,7 +189,7 @@ class Export:
 class Pretrained:
     folder: str = key("", "import: folder of the weights to take over")
     format: str = key(
-        "hf", "hf: Hugging Face safetensors; keras: a preset of keras-hub"
+        "hf", "hf: Hugging Face safetensors; jax: Orbax of the package gemma; keras: a preset of keras-hub"
     )
 
 
@@ -241,8 +241,8 @@ CHOICES = {
     "mesh.reduce_dtype": ("fp32", "bf16"),
     "backend.name": ("auto", "cpu", "cuda"),
     "tracker.name": ("wandb", "offline", "none"),
-    "export.format": ("hf", "keras"),
-    "pretrained.format": ("hf", "keras"),
+    "export.format": ("hf", "jax", "keras"),
+    "pretrained.format": ("hf", "jax", "keras"),
     "export.dtype": ("fp32", "bf16"),
     "launch.name": ("local",),
 }

@@ -22,6 +22,7 @@ from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.backend import choose
 from trainer.export.hf_read import open_hf
+from trainer.export.jax import open_jax
 from trainer.export.keras import open_keras
 from trainer.export.portable import Portable, check_names, check_shape, digest_of, shapes
 from trainer.model.config import GemmaConfig
@@ -38,7 +39,7 @@ def import_weights(job: schema.Job) -> int:
         raise ConfigError(
             f"pretrained.folder={job.pretrained.folder} is no folder: name the one that holds the weights"
         )
-    portable = READERS[job.pretrained.format](folder)
+    portable = open_jax(folder, job.model) if job.pretrained.format == "jax" else READERS[job.pretrained.format](folder)
     model = portable.tokenizer or (Path(job.tokenizer.model) if job.tokenizer.model else None)
     if model is None:
         raise ConfigError(

@@ -190,7 +190,7 @@ def _gemma_config(content: dict[str, Any]) -> GemmaConfig:
         )
     try:
         return GemmaConfig(
-            generation=generation,
+            generation=generation,  # type: ignore[arg-type]  # 1, 2 or 3
             vocab_size=values["vocabulary_size"],
             num_layers=values["num_layers"],
             d_model=values["hidden_dim"],
@@ -238,20 +238,15 @@ _Layout = Callable[[Tensor], Tensor]
 def _variables(backbone: Any, config: GemmaConfig) -> dict[str, tuple[Any, _Layout, _Layout]]:
     """Of each parameter of ours, Keras's variable, and the way there and back between the layouts."""
     head_dim = config.head_dim
-    into, out_of = (
-        (partial(by_head, head_dim=head_dim), from_heads),
-        (
-            partial(out_by_head, head_dim=head_dim),
-            out_from_heads,
-        ),
-    )
+    into: tuple[_Layout, _Layout] = (partial(by_head, head_dim=head_dim), from_heads)
+    out_of: tuple[_Layout, _Layout] = (partial(out_by_head, head_dim=head_dim), out_from_heads)
     same, turned = (_same, _same), (_turned, _turned)
     table: dict[str, tuple[Any, _Layout, _Layout]] = {
         "embedding.weight": (backbone.token_embedding.embeddings, *same),
     }
     for i, block in enumerate(backbone.transformer_layers):
         attention = block.attention
-        layer = {
+        layer: dict[str, tuple[Any, _Layout, _Layout]] = {
             "attention_norm.weight": (block.pre_attention_norm.scale, *same),
             "attention.q.weight": (attention.query_dense.kernel, *into),
             "attention.k.weight": (attention.key_dense.kernel, *into),
