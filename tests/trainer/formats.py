@@ -57,9 +57,9 @@ def tokens_of(pieces: int) -> Tensor:
 
 
 @torch.no_grad()
-def logits_of(config: GemmaConfig, weights: dict[str, Tensor], tokens_BS: Tensor, dtype=torch.float32) -> Tensor:
-    """Ours, [B, S, V]; in float64 where that is asked for, but for what is float32 by design (norms, scores)."""
-    model = Gemma(config).to(dtype)
+def logits_of(config: GemmaConfig, weights: dict[str, Tensor], tokens_BS: Tensor) -> Tensor:
+    """Ours, [B, S, V] in float32."""
+    model = Gemma(config)
     model.load_state_dict(weights)
     positions_BS = torch.arange(tokens_BS.shape[1]).expand(tokens_BS.shape[0], -1)
     return model(tokens_BS, torch.ones_like(tokens_BS), positions_BS)
