@@ -208,7 +208,7 @@ class Job:
     run: Optional[str] = key(None, "evaluate, export: run id or run directory (null: the run this configuration names)")
     step: Optional[int] = key(None, "evaluate, export: step of the checkpoint (null: the latest committed one)")
     init_from: Optional[str] = key(
-        None, "run id or run directory, such as `import` makes, whose latest weights a new run begins with (identity)"
+        None, "run id or run directory, such as `import` makes, whose latest weights a new run begins with; identity"
     )
     seed: int = key(0, "seed of initial weights and data order")
     steps: int = key(1000, "optimizer steps")

@@ -152,8 +152,8 @@ def _pattern(values: dict[str, Any], generation: int, num_layers: int) -> tuple[
     names = values.get("layer_types")
     if names is None:  # transformers 4
         every = values.get("sliding_window_pattern") or len(usual)
-        other: tuple[Kind, ...] = ("local",) * (every - 1) + ("global",)
-        return usual if every == len(usual) else other
+        local, last = usual[0], usual[-1]
+        return usual if every == len(usual) else (local,) * (every - 1) + (last,)
     kinds: dict[str, Kind] = {name: kind for kind, name in _KINDS.items()}
     if len(names) != num_layers or not set(names) <= kinds.keys():
         raise ConfigError(
