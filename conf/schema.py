@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 FORMAT = 1
 
-JOBS = ("curate", "tokenize", "train", "evaluate", "export", "demo")
+JOBS = ("curate", "tokenize", "train", "evaluate", "export", "import", "demo")
 
 
 def key(default: Any, doc: str) -> Any:
@@ -202,9 +202,17 @@ class Profile:
 
 @dataclass
 class Export:
-    format: str = key("hf", "hf: a folder that transformers loads")
+    format: str = key("hf", "hf: for transformers; jax: for the package gemma; keras: a preset of keras-hub")
     dtype: str = key("fp32", "fp32 or bf16: precision of the exported weights")
     output: Optional[str] = key(None, "folder to write (null: runs/<run_id>/exports/<format>-step-<step>)")
+
+
+@dataclass
+class Pretrained:
+    folder: str = key("", "import: folder of the weights to take over")
+    format: str = key(
+        "hf", "hf: Hugging Face safetensors; jax: Orbax of the package gemma; keras: a preset of keras-hub"
+    )
 
 
 @dataclass
@@ -222,6 +230,9 @@ class Job:
     run: Optional[str] = key(None, "evaluate, export: run id or run directory (null: the run this configuration names)")
     step: Optional[int] = key(None, "evaluate, export: step of the checkpoint (null: the latest committed one)")
     weights: str = key("model", "evaluate, export: model, or ema (the average that a run with optim.ema keeps)")
+    init_from: Optional[str] = key(
+        None, "run id or run directory, such as `import` makes, whose latest weights a new run begins with; identity"
+    )
     seed: int = key(0, "seed of initial weights and data order")
     steps: int = key(1000, "optimizer steps")
     tokens_per_step: int = key(65_536, "tokens of the global batch, until a stage of batch_ramp begins")
@@ -244,6 +255,7 @@ class Job:
     evaluate: Evaluate = section(Evaluate, "scoring")
     profile: Profile = section(Profile, "where the time of steps goes")
     export: Export = section(Export, "portable weights")
+    pretrained: Pretrained = section(Pretrained, "weights of other software")
     curate: Curate = section(Curate, "raw text to curated text")
     tokenize: Tokenize = section(Tokenize, "curated text to token shards")
     launch: Launch = section(Launch, "where the job runs")
@@ -260,7 +272,8 @@ CHOICES = {
     "mesh.reduce_dtype": ("fp32", "bf16"),
     "backend.name": ("auto", "cpu", "cuda"),
     "tracker.name": ("wandb", "offline", "none"),
-    "export.format": ("hf",),
+    "export.format": ("hf", "jax", "keras"),
+    "pretrained.format": ("hf", "jax", "keras"),
     "export.dtype": ("fp32", "bf16"),
     "launch.name": ("local",),
 }
@@ -293,15 +306,16 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # precision, remat, attention and compile, mesh, backend and launch, data.workers, data.cache. The result differs by
 # rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what is done with
 # it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema, optim.max_skipped,
-# tracker, checkpoint, evaluate, profile, export, and the keys of curate, tokenizer and tokenize, whose effect on
-# training is in the shards that data.manifest names.
+# tracker, checkpoint, evaluate, profile, export, pretrained, and the keys of curate, tokenizer and tokenize, whose
+# effect on training is in the shards that data.manifest names.
 # Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached. Of
 # the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended. Learning rates so far
 # are history, and those to come may be planned anew: steps, optim.decay_steps and optim.final_lr_ratio are free, and so
 # is the choice between the schedules constant and wsd, which are one curve until the decay begins. `cosine` is another
 # from the start.
 IDENTITY = (
-    "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed", "tokens_per_step",
+    "init_from", "model", "data.manifest", "data.sequence_length", "data.packing", "data.window_blocks", "seed",
+    "tokens_per_step",
     "optim.name", "optim.peak_lr", "optim.warmup_steps", "optim.beta1", "optim.beta2", "optim.eps",
     "optim.momentum", "optim.weight_decay", "optim.clip_norm", "optim.z_loss",
 )  # fmt: skip
@@ -540,10 +554,12 @@ def identity(job: Job) -> dict[str, Any]:
 
 def run_id(job: Job) -> str:
     """The run's stable name: given, or `<name>-<8 hex of the identity keys>`."""
-    if job.run_id is not None:
-        return job.run_id
-    canonical = json.dumps(identity(job), sort_keys=True)
-    return f"{job.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+    return job.run_id if job.run_id is not None else named_by(job.name, identity(job))
+
+
+def named_by(name: str, identity: dict[str, Any]) -> str:
+    """The run id that follows from a name and what the run is."""
+    return f"{name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def run_directory(run_id: str) -> Path:

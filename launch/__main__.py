@@ -22,7 +22,8 @@ jobs (overrides as in Hydra; add --help for the configuration groups, --cfg job 
   tokenize    curated text -> SentencePiece model and token shards
   train       token shards -> checkpoints; run it again to resume
   evaluate    score a checkpoint: benchmark tasks and bits per byte
-  export      checkpoint -> a folder that transformers loads
+  export      checkpoint -> weights for transformers, Keras or JAX
+  import      such weights -> a run that others begin from, to score and export too
   demo        the whole road on this machine in minutes
 
 commands

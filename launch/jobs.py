@@ -42,7 +42,7 @@ def run_job(kind: str, arguments: list[str]) -> int:
         try:
             job = compose.typed(config)
             point = list(HydraConfig.get().overrides.task)
-            trains = kind in ("train", "demo")  # evaluate and export look for a run that is there
+            trains = kind in ("train", "demo")  # the others look for a run that is there, or make it
             if HydraConfig.get().mode == RunMode.MULTIRUN and job.run_id is None and trains:
                 job.run_id = schema.run_id(job) + sweep_suffix(overrides, point)
                 point.append(f"run_id={job.run_id}")

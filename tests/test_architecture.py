@@ -29,6 +29,7 @@ OWNERS = {
     "libtpu": ("trainer/backend/xla.py", "trainer/backend/splash.py", "trainer/plan/tpu.py", "trainer/export/jax.py"),
     "orbax": ("trainer/backend/xla.py", "trainer/backend/splash.py", "trainer/plan/tpu.py", "trainer/export/jax.py"),
     "keras": ("trainer/export/keras.py",),
+    "keras_hub": ("trainer/export/keras.py",),
     "wandb": ("trainer/report/tracker.py",),
     "webdataset": ("data_pipeline/shards.py", "data_pipeline/reader.py"),
     "sentencepiece": ("data_pipeline/tokenizer.py",),
@@ -39,7 +40,10 @@ OWNERS = {
 }
 # Loaded only where a job needs them: each takes seconds, opens devices, or is an extra that may be missing. A file may
 # import one at its head when nothing else imports that file at its own head.
-NEVER_AT_IMPORT = {"wandb", "torch_xla", "jax", "ray", "lm_eval", "transformers", "datasets", "resiliparse", "fastwarc"}
+NEVER_AT_IMPORT = {
+    "wandb", "torch_xla", "jax", "orbax", "keras", "keras_hub", "ray", "lm_eval", "transformers", "datasets",
+    "resiliparse", "fastwarc",
+}  # fmt: skip
 
 
 def files_of(root: Path, room: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`python -m trainer train|evaluate|export [overrides]`: the worker side of the model jobs.
+"""`python -m trainer train|evaluate|export|import [overrides]`: the worker side of the model jobs.
 
 Under torchrun, or `trainer.elastic`, every process runs it. The plain commands `explain` and `skip` take a run instead.
 """
@@ -33,6 +33,10 @@ def main(kind: str, overrides: list[str]) -> int:
             from trainer.evaluate.job import evaluate
 
             return evaluate(job)
+        if kind == "import":
+            from trainer.export.import_job import import_weights
+
+            return import_weights(job)
         from trainer.export.job import export
 
         return export(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.average import Average
 from trainer.backend import Backend
-from trainer.model import Gemma, build_config
+from trainer.checkpoint import committed_steps
+from trainer.model import Gemma, GemmaConfig, build_config
 from trainer.model.gemma import init_weights
 from trainer.optim import build_optimizer
 from trainer.run import Run, cursor_of, ramp_of
 from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity, writing
+from trainer.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     config = build_config(job.model, tokenizer.vocab_size)
     if problems := backend.problems(config):
         raise ConfigError("; ".join(problems))
-    attempt, last = claim(directory, tokenizer_path, backend)
+    begin = None if committed_steps(directory.checkpoints) else beginning(job, config, tokenizer, directory)
+    attempt, last = claim(directory, tokenizer_path, backend, begin)
     if last is not None:  # checkpoint.directory may hold another run's
         refuse_other_identity(last.state["identity"], job, str(last.payload))
     stream.skips = read_skips(directory.path)  # nobody changes it while the directory is claimed
@@ -72,12 +76,19 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         "manifest_sha256": stream.shards.sha256,
         "tokenizer_sha256": tokenizer.sha256,
     }
+    if last is not None and "init_sha256" in last.state["origin"]:
+        origin["init_sha256"] = last.state["origin"]["init_sha256"]
+    elif last is None and begin is not None:
+        origin["init_sha256"] = begin.checkpoint.sha256
     run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, stream.describe(), ramp, attempt)
     if job.optim.ema is not None:
         run.average = Average(model, job.optim.ema)
     if last is None:
         torch.manual_seed(job.seed)  # torch seeds itself by chance, and a checkpoint keeps the state
-        init_weights(model, job.seed)
+        if begin is None:
+            init_weights(model, job.seed)
+        else:
+            begin.load(model)
         if run.average is not None:
             run.average.start(model)
     else:
@@ -85,7 +96,45 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     return run, Parts(backend, directory, stream, held_out, ramp)
 
 
-def claim(directory: RunDirectory, tokenizer: Path, backend: Backend) -> tuple[int, checkpoint.Committed | None]:
+def beginning(job: schema.Job, config: GemmaConfig, tokenizer: Tokenizer, directory: RunDirectory) -> Trained | None:
+    """What `init_from` names, for a run that has no checkpoint yet; None where weights begin at random.
+
+    Raises ConfigError where it is another model or was trained with another tokenizer, or where an attempt before began
+    with other weights; DataError where there is none.
+    """
+    if job.init_from is None:
+        return None
+    begin = Trained.at(schema.named_run(job.init_from), "init_from")
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(begin.config)
+    differences = [
+        f"  {name}: {theirs[name]!r} there, {ours[name]!r} here"
+        for name in ours
+        if name != "max_positions" and ours[name] != theirs[name]  # that changes no weight and no result
+    ]
+    if differences:
+        raise ConfigError(
+            f"init_from={job.init_from} is not the configured model:\n"
+            + "\n".join(differences)
+            + "\nchoose its size with model=<size>, and set what it has otherwise with model.<key>"
+        )
+    if (there := begin.tokenizer().sha256) != tokenizer.sha256:
+        raise ConfigError(
+            f"init_from={job.init_from} was trained with the tokenizer {begin.tokenizer_path} (sha256 {there[:12]}), "
+            f"the token shards with another ({tokenizer.sha256[:12]}): tokenize with that one, by "
+            f"tokenizer.model={begin.tokenizer_path}"
+        )
+    for event in directory.events():
+        if event["event"] == "init" and event["checkpoint_sha256"] != begin.checkpoint.sha256:
+            raise ConfigError(
+                f"{directory.path} began with other weights than init_from={job.init_from} has now (checkpoint sha256 "
+                f"{event['checkpoint_sha256'][:12]}, now {begin.checkpoint.sha256[:12]}): give this run another run_id"
+            )
+    return begin
+
+
+def claim(
+    directory: RunDirectory, tokenizer: Path, backend: Backend, begin: Trained | None
+) -> tuple[int, checkpoint.Committed | None]:
     """The number of this attempt and the checkpoint it starts from, the same on every process.
 
     The first process claims the directory and only then looks for the latest checkpoint: a job that is just ending may
@@ -100,6 +149,14 @@ def claim(directory: RunDirectory, tokenizer: Path, backend: Backend) -> tuple[i
             raise ConfigError(
                 f"{directory.checkpoints} has no checkpoint, but this run has some in {directory.left_behind}: move "
                 "that folder there, or set checkpoint.directory as it was"
+            )
+        if last is None and begin is not None:
+            directory.record(
+                "init",
+                attempt,
+                path=str(begin.run),
+                step=begin.checkpoint.step,
+                checkpoint_sha256=begin.checkpoint.sha256,
             )
         said += torch.tensor([attempt, -1 if last is None else last.step], device=backend.device)
     attempt, step = backend.total(said).tolist()  # every process waits here for the first

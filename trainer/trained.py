@@ -15,6 +15,7 @@ from conf.exits import ConfigError, DataError
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.model import Gemma, GemmaConfig
+from trainer.model.gemma import bare_name
 from trainer.run_directory import read_config
 
 
@@ -40,26 +41,34 @@ class Trained:
         Raises DataError where there is none, or it is broken; ConfigError where it has not the weights asked for.
         """
         run = schema.named_run(job.run) if job.run else schema.run_directory(schema.run_id(job))
+        return cls.at(run, "run", job.step, job.weights)
+
+    @classmethod
+    def at(cls, run: Path, key: str, step: int | None = None, weights: str = "model") -> Trained:
+        """A step of the run in a directory (default: the latest); `key` is the key of the configuration that names it.
+
+        Raises as `open` does.
+        """
         if not run.is_dir():
             known = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
             raise DataError(
-                f"there is no run at {run}: set run=<run id or run directory>"
+                f"there is no run at {run}: set {key}=<run id or run directory>"
                 + (f"; runs here: {', '.join(known)}" if known else "")
             )
         document = read_config(run)
         keys = document["config"]
         directory = schema.checkpoints_of(run, document["run_id"], keys["checkpoint"]["directory"])
-        found = checkpoint.find(directory, job.step)
+        found = checkpoint.find(directory, step)
         if found is None:
-            raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set run to another run")
+            raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set {key} to another run")
         shape = found.state["model"]
         config = GemmaConfig(**{**shape, "pattern": tuple(shape["pattern"])})
-        if not any(name.startswith(f"{job.weights}.") for name in found.tensors):
+        if not any(name.startswith(f"{weights}.") for name in found.tensors):
             raise ConfigError(
-                f"weights={job.weights}, but step {found.step} of {run} has no average of the weights: use "
+                f"weights={weights}, but step {found.step} of {run} has no average of the weights: use "
                 "weights=model, or train on with optim.ema"
             )
-        return cls(run, found, config, keys, document["sha256"], job.weights)
+        return cls(run, found, config, keys, document["sha256"], weights)
 
     @property
     def label(self) -> str:
@@ -84,9 +93,13 @@ class Trained:
         with torch.device("meta"):
             model = Gemma(self.config)
         model.to_empty(device="cpu")
-        named = {f"{self.weights_are}.{name}": parameter for name, parameter in model.named_parameters()}
-        checkpoint.load_tensors(self.checkpoint, named)
+        self.load(model)
         return model.eval()
+
+    def load(self, model: Gemma) -> None:
+        """Fill the parameters of this model, however they are sharded."""
+        named = {f"{self.weights_are}.{bare_name(name)}": parameter for name, parameter in model.named_parameters()}
+        checkpoint.load_tensors(self.checkpoint, named)
 
     def provenance(self) -> dict[str, Any]:
         """What says where scores and exports come from."""

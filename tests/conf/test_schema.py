@@ -67,7 +67,7 @@ def test_defaults_are_sound() -> None:
 # The contract's own lists (ARCHITECTURE section 2), so that a key cannot change sides unseen.
 @pytest.mark.parametrize(
     "path",
-    ["model.size", "model.num_layers", "data.manifest", "data.sequence_length", "data.packing", "seed",
+    ["init_from", "model.size", "model.num_layers", "data.manifest", "data.sequence_length", "data.packing", "seed",
      "tokens_per_step", "optim.name", "optim.peak_lr", "optim.momentum",
      "optim.beta1", "optim.beta2", "optim.eps", "optim.weight_decay"],
 )  # fmt: skip

@@ -8,8 +8,12 @@ from pathlib import Path
 from conf import schema
 from conf.exits import DONE
 from trainer.export.hf import export_hf
+from trainer.export.jax import export_jax
+from trainer.export.keras import export_keras
 from trainer.run_directory import writing
 from trainer.trained import Trained
+
+WRITERS = {"hf": export_hf, "jax": export_jax, "keras": export_keras}
 
 
 def export(job: schema.Job) -> int:
@@ -18,7 +22,7 @@ def export(job: schema.Job) -> int:
     default = trained.run / "exports" / f"{job.export.format}-{trained.label}"
     folder = Path(job.export.output or default)
     with writing(folder):
-        export_hf(
+        WRITERS[job.export.format](
             config=trained.config,
             weights=trained.weights(),
             tokenizer_model=trained.tokenizer_path,
