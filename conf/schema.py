@@ -144,6 +144,7 @@ class Optim:
     clip_norm: float = key(1.0, "largest global gradient norm")
     z_loss: float = key(0.0, "weight of the squared log-partition added to the loss")
     ema: Optional[float] = key(None, "decay of the moving average of the weights, kept beside them (null: none)")
+    offload: bool = key(False, "GPU: keep masters, gradients and moments in host memory, and update there")
     max_skipped: int = key(
         10, "steps in a row skipped for a loss or gradient not finite, after which the run ends (77)"
     )
@@ -303,11 +304,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 # What a run is. A change of one of these makes another run, and is refused when a run is resumed. Everything else may
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
-# precision, remat, attention and compile, mesh, backend and launch, data.workers, data.cache. The result differs by
-# rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what is done with
-# it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema, optim.max_skipped,
-# tracker, checkpoint, evaluate, profile, export, pretrained, and the keys of curate, tokenizer and tokenize, whose
-# effect on training is in the shards that data.manifest names.
+# precision, remat, attention and compile, optim.offload, mesh, backend and launch, data.workers, data.cache. The result
+# differs by rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what
+# is done with it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema,
+# optim.max_skipped, tracker, checkpoint, evaluate, profile, export, pretrained, and the keys of curate, tokenizer and
+# tokenize, whose effect on training is in the shards that data.manifest names.
 # Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached. Of
 # the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended. Learning rates so far
 # are history, and those to come may be planned anew: steps, optim.decay_steps and optim.final_lr_ratio are free, and so

@@ -39,7 +39,8 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
             share.backward()
             loss += share.detach()
         loss, grad_norm = backend.total(loss), clip_gradients(model, clip_norm, backend)
-        skipped = (~(loss.isfinite() & grad_norm.isfinite())).float()  # both are totals: all processes decide alike
+        # Both are totals: all processes decide alike. The norm is where the masters are, and so is what is decided.
+        skipped = (~(loss.to(grad_norm.device).isfinite() & grad_norm.isfinite())).float()
         skip_where(optimizer, skipped)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

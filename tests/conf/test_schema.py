@@ -82,7 +82,8 @@ def test_identity_key_makes_another_run(path: str) -> None:
      "micro_batch", "precision", "remat", "launch.processes",
      "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
      "checkpoint.directory", "evaluate.tasks", "evaluate.every", "profile.steps", "optim.decay_steps",
-     "optim.final_lr_ratio", "optim.max_skipped", "optim.ema", "weights", "batch_ramp", "attention", "compile"],
+     "optim.final_lr_ratio", "optim.max_skipped", "optim.ema", "weights", "batch_ramp", "attention", "compile",
+     "optim.offload"],
 )  # fmt: skip
 def test_elastic_and_free_keys_keep_the_run(path: str) -> None:
     job = schema.Job()

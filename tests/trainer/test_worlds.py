@@ -24,8 +24,8 @@ def others(shared_lab, alone, pair):
         "torchrun": shared_lab.train("torchrun", launcher=TORCHRUN),
         "four": shared_lab.train("four", processes=4),
         "hsdp": shared_lab.train("hsdp", "mesh.replica=2", "mesh.fsdp=2", processes=4),
-        "tensor": shared_lab.train("tensor", "mesh.fsdp=2", "mesh.tensor=2", "remat=block", processes=4),
-        "context": shared_lab.train("context", "mesh.context=2", processes=2),
+        "tensor": shared_lab.train("tensor", "mesh.fsdp=2", "mesh.tensor=2", "remat=selective", processes=4),
+        "context": shared_lab.train("context", "mesh.context=2", "remat=block", "compile=true", processes=2),
     }
 
 
@@ -38,8 +38,19 @@ def test_losses_and_gradients_are_those_of_one_process(alone, others, name: str)
     check_equal(others[name], alone)
 
 
-@pytest.mark.parametrize("change", ["micro_batch=12", "remat=block"])
-def test_micro_batches_and_recomputation_change_nothing(inside, lab, alone, change: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "micro_batch=12",
+        "remat=selective",
+        "remat=block",
+        "attention=reference",
+        "attention=sdpa",
+        "compile=true",
+        "optim.offload=true",
+    ],
+)
+def test_how_it_is_computed_changes_nothing(inside, lab, alone, change: str) -> None:
     assert inside("other", change)[0] == 0
     check_equal(lab.run("other"), alone)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from conf import schema
 from conf.exits import ConfigError
@@ -55,7 +56,9 @@ class Native:
         problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
         if problems:  # before joining, so that a refusal leaves no group behind
             raise ConfigError("\n".join(problems))
-        backend = "nccl" if device_type == "cuda" else "gloo"
+        backend = "gloo"
+        if device_type == "cuda":
+            backend = "cpu:gloo,cuda:nccl" if job.optim.offload else "nccl"
         if "RANK" in os.environ:
             dist.init_process_group(backend)
         else:
@@ -95,20 +98,22 @@ class Native:
             reduce_dtype=DTYPES[job.mesh.reduce_dtype],
             cast_forward_inputs=False,  # weights of the loss stay fp32; everything else follows the parameters
         )
+        offload = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if job.optim.offload else OffloadPolicy()
+        shard = functools.partial(fully_shard, mp_policy=policy, offload_policy=offload)
         # The processes of the tensor axis hold different parts of a block, and the same of what lies outside.
         of_block, outside = self._sharding("fsdp", "context"), self._sharding("fsdp", "context", "tensor")
         for index, block in enumerate(model.blocks):
             if job.compile:
                 block.compile()
             model.blocks[index] = block = recomputing(block, job.remat)
-            fully_shard(block, mesh=of_block, mp_policy=policy)
-        fully_shard(model, mesh=outside, mp_policy=policy)
+            shard(block, mesh=of_block)
+        shard(model, mesh=outside)
         for module in model.modules():
             if isinstance(module, FSDPModule) and self.processes.size > 1:  # else FSDP would divide each by 1
                 # The loss is divided by the weight of the global batch before backward, so gradients are summed.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)  # Gloo has no PREMUL_SUM
-        model.to_empty(device=self.device)
+        model.to_empty(device="cpu" if job.optim.offload else self.device)
 
     def _kernel(self) -> str:
         """The name of what computes attention."""
