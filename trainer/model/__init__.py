@@ -1,7 +1,24 @@
-"""The model room: what a Gemma is and computes. Imports torch only; knows no device, no run, no configuration file."""
+"""The model room: what a Gemma is and computes. Imports torch only; knows no device, no run, no configuration file.
+
+What a Gemma is, its numbers, needs no torch, which is loaded with the first use of what computes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from trainer.model.config import GemmaConfig, flops_per_token, num_parameters
-from trainer.model.gemma import Gemma, init_weights
 from trainer.model.sizes import SIZES, build_config
 
+if TYPE_CHECKING:
+    from trainer.model.gemma import Gemma, init_weights
+
 __all__ = ["SIZES", "Gemma", "GemmaConfig", "build_config", "flops_per_token", "init_weights", "num_parameters"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Gemma", "init_weights"):
+        from trainer.model import gemma
+
+        return getattr(gemma, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""What a training job needs, computed from its configuration alone: memory, operations, traffic, time. Needs no torch."""
