@@ -1,1 +1,1 @@
-"""What a training job needs, computed from its configuration alone: memory, operations, traffic, time. Needs no torch."""
+"""What training needs, computed from its configuration alone: memory, operations, traffic and time. Needs no torch."""
