@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def feeders(self) -> int:
-        """Processes with rows of their own, times those that share theirs counted as one."""
+        """Processes, those that share rows counted as one."""
         return self.axes["replica"] * self.axes["fsdp"]
 
     @property

@@ -70,7 +70,7 @@ def size(at: Layout, axes: tuple[str, ...]) -> int:
 
 
 def _replicas(what: str, numbers_bytes: int, times: int, *, exposed: bool) -> Collective:
-    return Collective(f"{what}, over replicas", "all-reduce", ("replica",), numbers_bytes, times, exposed)
+    return Collective(what, "all-reduce", ("replica",), numbers_bytes, times, exposed)
 
 
 def _forward_passes(at: Layout) -> int:
