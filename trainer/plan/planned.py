@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf import schema
-from conf.compose import refuse
+from conf.exits import ConfigError
 from conf.hardware import Hardware, find
 from trainer.model.config import tensor_problems
 from trainer.model.sizes import build_config
@@ -75,10 +75,12 @@ def plan_of(job: schema.Job) -> Plan:
     """All that follows from a job. Raises ConfigError, or DataError where its shards are here and broken."""
     hardware = None if job.hardware is None else find(job.hardware)
     processes, origin = processes_of(job, hardware)
-    refuse(schema.check_mesh_size(job, processes, origin))
+    if problems := schema.check_mesh_size(job, processes, origin):
+        raise ConfigError("; ".join(problems))
     config = build_config(job.model, job.tokenizer.vocab_size)
     axes = schema.axes(job, processes)
-    refuse(tensor_problems(config, axes["tensor"]))
+    if problems := tensor_problems(config, axes["tensor"]):
+        raise ConfigError("; ".join(problems))
     device = hardware.chip.kind if hardware else "cuda" if job.backend.name == "cuda" else "cpu"
     layout = Layout.of(job, config, axes, device)
     micro_batches, rest = divmod(job.tokens_per_step, layout.rows * layout.sequence_length * layout.feeders)
