@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
@@ -80,23 +81,36 @@ class Collectives:
     def watch(self) -> None:
         for name in ("all_gather_single", "reduce_scatter_single", "all_reduce"):
             setattr(dist, name, self._watched(name.removesuffix("_single").replace("_", "-"), getattr(dist, name)))
+        reduce = functional.all_reduce  # what DTensor sums gradients with
+
+        def all_reduce(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
+            mesh, axis = options["group"]
+            self.seen.append(("all-reduce", mesh.size(axis), tensor.numel() * tensor.element_size()))
+            return reduce(tensor, **options)
+
+        functional.all_reduce = all_reduce
         positions._ALL_GATHER, positions._REDUCE_SCATTER = dist.all_gather_single, dist.reduce_scatter_single
 
     def _watched(self, kind: str, collective: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             tensors = [x for x in (*arguments, *options.values()) if isinstance(x, torch.Tensor)]
-            held = [tensor._use_count() for tensor in tensors]
+            held = [uses(tensor) for tensor in tensors]
             done = collective(*arguments, **options)
             whole = max(tensor.numel() * tensor.element_size() for tensor in tensors)
             self.seen.append((kind, dist.get_world_size(options.get("group")), whole))
             # A thread of Gloo that lets go of a tensor last frees it where the profiler does not look.
             deadline = time.monotonic() + 10
-            while any(tensor._use_count() > count for tensor, count in zip(tensors, held, strict=True)):
+            while any(uses(tensor) > count for tensor, count in zip(tensors, held, strict=True)):
                 assert time.monotonic() < deadline
                 time.sleep(0.0005)
             return done
 
         return call
+
+
+def uses(tensor: torch.Tensor) -> int:
+    """How many tensors and threads hold its memory."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
 def measure(case: str, trace: Path) -> dict[str, Any]:
@@ -152,9 +166,8 @@ def most_bytes(events: list[dict[str, Any]]) -> int:
         at, size, address = event["ts"], event["args"]["Bytes"], event["args"]["Addr"]
         before = bisect.bisect_right(starts, at) - 1
         if size > 0 and not (before >= 0 and at <= gloo[before][1]):
-            assert address not in live
+            total += size - live.pop(address, 0)  # a thread freed what was there
             live[address] = size
-            total += size
         elif size < 0:
             total -= live.pop(address, 0)
         if measured["ts"] <= at <= measured["ts"] + measured["dur"]:

@@ -78,7 +78,7 @@ def test_operations_are_those_torch_counts(measured: dict[str, dict[str, Any]], 
 
 @pytest.mark.parametrize("case", CASES)
 def test_collectives_are_those_that_pass(measured: dict[str, dict[str, Any]], case: str) -> None:
-    """Kind, group and bytes of each; but for sums of single numbers, which are less than any tensor here."""
+    """Kind, group and bytes of each; but for sums of single numbers and norms, less than any other tensor here."""
     layout, micro_batches = planned(case)
     passed = Counter(tuple(one) for one in measured[case]["collectives"] if one[0] != "all-reduce" or one[2] > 4096)
     ours: Counter[tuple[str, int, int]] = Counter()

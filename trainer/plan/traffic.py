@@ -1,6 +1,6 @@
 """Bytes that processes exchange in a step, collective by collective, as `trainer.backend.native` has them.
 
-Sums of single numbers (loss, norms, counts) are left out.
+Sums of single numbers (loss, counts) and of the gradients of norms are left out.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ def collectives(at: Layout, micro_batches: int = 1) -> list[Collective]:
     c, layers, again = at.config, at.config.num_layers, _forward_passes(at)
     stream = at.compute * at.attended * c.d_model
     keys = at.compute * at.keys * at.key_heads * c.head_dim
+    # Key heads that the tensor axis cannot divide are whole on its processes, each of which does a part of the work.
+    heads_shared = c.num_kv_heads % at.axes["tensor"] > 0
+    shared = at.compute * c.num_kv_heads * c.head_dim * c.d_model if heads_shared else 0
     of_block, of_root = ("fsdp", "context"), ("fsdp", "context", "tensor")
     block, root = at.block_numbers(), at.root_numbers()
     # A block whose last norm is missing is not computed again to its end, where its sums are.
@@ -50,6 +53,7 @@ def collectives(at: Layout, micro_batches: int = 1) -> list[Collective]:
         _replicas("gradient of the embedding", at.reduce * root // at.root_shards, 1, exposed=True),
         Collective("positions", "all-gather", ("tensor",), stream, layers * 2 * again + layers * 2, True),
         Collective("sums of parts", "reduce-scatter", ("tensor",), stream, sums + layers * 2, True),
+        Collective("gradients of shared key heads", "all-reduce", ("tensor",), shared, 2 * layers, True),
         Collective("keys and values", "all-gather", ("context",), keys, 2 * layers * again, True),
         Collective("gradients of keys and values", "reduce-scatter", ("context",), keys, 2 * layers, True),
         Collective("segments", "all-gather", ("context",), SEGMENT * at.keys, len(set(c.layer_kinds)), True),
@@ -57,7 +61,7 @@ def collectives(at: Layout, micro_batches: int = 1) -> list[Collective]:
     return [
         Collective(one.what, one.kind, one.axes, one.bytes, one.times * micro_batches, one.exposed)
         for one in found
-        if size(at, one.axes) > 1
+        if size(at, one.axes) > 1 and one.bytes
     ]
 
 
