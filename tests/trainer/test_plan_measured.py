@@ -38,7 +38,9 @@ CASES = (
     "1x1x2x2,3,bf16,block,1",
     "2x1x1x2,2,bf16,none,1",
 )
-NEAR = 0.1  # the promised bar; what is left out (scales of norms, batches) is less here
+# The promised bar; in fp32 what is left out (scales of norms, batches) is less. Products of bf16 take workspace besides,
+# how much depends on the processor.
+NEAR = {"bf16": 0.1, "fp32": 0.03}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_peak_memory_is_the_measured_one(measured: dict[str, dict[str, Any]], ca
     memory = peak(layout, micro_batches)
     ratio = memory.total / measured[case]["peak"]
     print(f"{case}: measured {measured[case]['peak']:,}, planned / measured {ratio:.3f}, at {memory.moment}")
-    assert abs(ratio - 1) <= NEAR, memory
+    assert abs(ratio - 1) <= NEAR[case.split(",")[2]], memory
 
 
 @pytest.mark.parametrize("case", CASES)
