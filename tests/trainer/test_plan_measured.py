@@ -38,8 +38,8 @@ CASES = (
     "1x1x2x2,3,bf16,block,1",
     "2x1x1x2,2,bf16,none,1",
 )
-# The promised bar; in fp32 what is left out (scales of norms, batches) is less. Products of bf16 take workspace besides,
-# how much depends on the processor.
+# The promised bar; in fp32 what is left out (scales of norms, batches) is less. Products of bf16 take workspace, too,
+# whose size depends on the processor.
 NEAR = {"bf16": 0.1, "fp32": 0.03}
 
 
