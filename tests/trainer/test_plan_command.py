@@ -68,7 +68,7 @@ def test_what_does_not_fit_gets_remedies_that_do(planned) -> None:
 
 
 def test_a_pair_of_changes_is_sought_where_no_single_one_helps() -> None:
-    job = compose("plan", ["model=gemma3_27b", "mesh.fsdp=8", "hardware=a2-high", "data.sequence_length=8192"])
+    job = compose("plan", ["model=gemma3_27b", "mesh.fsdp=8", "hardware=a3-mega", "data.sequence_length=8192"])
     remedies = list(fitting(job, plan_of(job)))
     assert remedies
     assert all("remat" in changes and len(changes) > 1 and plan.fits for changes, plan in remedies)

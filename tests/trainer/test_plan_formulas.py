@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.hardware import Hardware, find
-from conf.schema import AXES
+from conf.schema import AXES, CHOICES
 from trainer.model import SIZES, Gemma, GemmaConfig, num_parameters
 from trainer.model.attention import visible
 from trainer.model.loss import CHUNK
-from trainer.plan import memory
+from trainer.plan import flops, memory
 from trainer.plan.flops import model_flops
 from trainer.plan.layout import Layout
 from trainer.plan.roofline import exchange_time, step_time
@@ -61,12 +61,20 @@ def test_weights_are_those_of_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_sharing_divides_weights_but_for_padding(name: str) -> None:
-    """No more than a row of each weight is padding, and key heads that the tensor axis cannot divide are held whole."""
+    """No more than a row of each weight is padding; key heads that the tensor axis cannot divide are whole on each."""
     config = SIZES[name]
     for sizes in ((1, 8, 1, 1), (4, 64, 1, 1), (1, 8, 2, 1), (1, 4, 1, 4)):
         layout = layout_of(config, *sizes)
-        sharing = layout.processes // layout.axes["replica"]
-        assert num_parameters(config) / sharing <= layout.held_numbers() <= 1.05 * num_parameters(config) / sharing
+        tensor, sharing = layout.axes["tensor"], layout.processes // layout.axes["replica"]
+        copies = tensor - 1 if config.num_kv_heads % tensor else 0
+        key_heads = 2 * config.num_layers * config.num_kv_heads * config.head_dim * config.d_model
+        fair = (num_parameters(config) + copies * key_heads) / sharing
+        assert fair <= layout.held_numbers() <= 1.01 * fair
+
+
+def test_every_policy_of_recomputation_is_known() -> None:
+    assert set(CHOICES["remat"]) <= set(memory.KEPT)
+    assert set(memory.KEPT) == set(flops.RECOMPUTED)
 
 
 def test_the_chunk_of_the_loss_is_the_model_s() -> None:

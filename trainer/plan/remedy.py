@@ -87,7 +87,7 @@ def _changed(job: schema.Job, planned: Plan, changes: dict[str, Any]) -> schema.
     axes = {path.removeprefix("mesh."): value for path, value in changes.items() if path.startswith("mesh.")}
     others = {path: value for path, value in changes.items() if not path.startswith("mesh.")}
     mesh = dataclasses.replace(job.mesh, **(planned.layout.axes | axes))
-    same = {
+    same: dict[str, Any] = {
         "launch": dataclasses.replace(job.launch, processes=None),
         "plan": dataclasses.replace(job.plan, document_tokens=planned.document),  # shards are read once
     }
