@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from conf import hardware
+
 FORMAT = 1
 
-JOBS = ("curate", "tokenize", "train", "evaluate", "export", "demo")
+JOBS = ("curate", "tokenize", "train", "evaluate", "export", "plan", "demo")
 
 
 def key(default: Any, doc: str) -> Any:
@@ -208,6 +210,15 @@ class Export:
 
 
 @dataclass
+class Plan:
+    document_tokens: Optional[int] = key(
+        None,
+        "plan: tokens of a document, of which attention sees its own (null: the mean of data.manifest, else a row)",
+    )
+    output: Optional[str] = key(None, "plan: file that gets the plan as JSON (null: none)")
+
+
+@dataclass
 class Launch:
     name: str = key("local", "local: this machine")
     processes: Optional[int] = key(
@@ -246,7 +257,11 @@ class Job:
     export: Export = section(Export, "portable weights")
     curate: Curate = section(Curate, "raw text to curated text")
     tokenize: Tokenize = section(Tokenize, "curated text to token shards")
+    plan: Plan = section(Plan, "what a job needs before anything is rented")
     launch: Launch = section(Launch, "where the job runs")
+    hardware: Optional[str] = key(
+        None, "plan: a machine or slice of conf/hardware.py, such as a3-mega or v5p-512 (null: memory only)"
+    )
 
 
 CHOICES = {
@@ -279,6 +294,7 @@ POSITIVE_OR_NULL = (
     "evaluate.every",
     "evaluate.limit",
     "optim.decay_steps",
+    "plan.document_tokens",
 )
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
@@ -293,8 +309,8 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # precision, remat, attention and compile, mesh, backend and launch, data.workers, data.cache. The result differs by
 # rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what is done with
 # it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema, optim.max_skipped,
-# tracker, checkpoint, evaluate, profile, export, and the keys of curate, tokenizer and tokenize, whose effect on
-# training is in the shards that data.manifest names.
+# tracker, checkpoint, evaluate, profile, export, plan, hardware, and the keys of curate, tokenizer and tokenize, whose
+# effect on training is in the shards that data.manifest names.
 # Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached. Of
 # the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended. Learning rates so far
 # are history, and those to come may be planned anew: steps, optim.decay_steps and optim.final_lr_ratio are free, and so
@@ -317,8 +333,8 @@ def get(job: Any, path: str) -> Any:
     return job
 
 
-def check(job: Job) -> list[str]:
-    """Every combination of values that cannot work, one sentence each; empty when the job is sound."""
+def check(job: Job, kind: str = "train") -> list[str]:
+    """Every combination of values that cannot work in a job of this kind, one sentence each; empty when it is sound."""
     problems = _check_name("name", job.name, LONGEST_NAME)
     if job.run_id is not None:
         problems += _check_name("run_id", job.run_id, LONGEST_RUN_ID)
@@ -340,6 +356,8 @@ def check(job: Job) -> list[str]:
     for path in DECAYS:
         if (value := get(job, path)) is not None and not 0 <= value < 1:
             problems.append(f"{path}={value} must lie between 0 and 1, and below 1")
+    if job.hardware is not None and (problem := hardware.problem(job.hardware)):
+        problems.append(problem)
     for index, source in enumerate(job.curate.sources):
         if source.kind not in SOURCE_KINDS:
             problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
@@ -360,7 +378,8 @@ def check(job: Job) -> list[str]:
     if problems:
         return problems  # the sums below would only repeat them
     found = _check_mixture(job.data) + _check_ramp(job) + _check_kernels(job)
-    return found + (_check_mesh(job) or _check_batch(job))
+    # A plan is asked which batch to take, so it does not refuse one.
+    return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
 
 
 def _check_mixture(data: Data) -> list[str]:

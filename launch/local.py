@@ -18,6 +18,7 @@ ROOMS = {
     "train": "trainer",
     "evaluate": "trainer",
     "export": "trainer",
+    "plan": "trainer",
 }
 
 # What the keyboard and schedulers ask a job to stop with; Slurm sends whatever `--signal` names.

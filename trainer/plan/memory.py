@@ -1,0 +1,216 @@
+"""Most memory that tensors of one process take in a training step, and what it is made of.
+
+A step is followed through its moments: the loss, the start of the backward pass, the backward pass of each block, the
+gradient of the embedding, the update. Each holds known tensors; the fullest moment is the peak. What the device adds
+of its own (CUDA context, libraries' workspaces, gaps between tensors, buffers of Gloo and NCCL) is not in it.
+
+Numbers are elements until they are multiplied by bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trainer.model.config import Kind
+from trainer.plan.layout import MASTER, Layout
+
+CHUNK = 512  # tokens of a chunk of the loss: trainer.model.loss.CHUNK, which needs torch
+FLOAT = 4  # bytes where norms, scores and the loss compute in float32
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process at the fullest moment of a step.
+
+    moment         when that is
+    masters        fp32 weights
+    moments        of the optimizer
+    gradients      fp32, of the weights whose shards it holds
+    gathered       weights that processes put together, and the buffers they do it in
+    reduced        gradients before they are summed over processes, and the buffers of that
+    kept           activations from the forward pass that the backward pass needs
+    working        what the moment itself needs: the loss, or the backward pass of one block
+    """
+
+    moment: str
+    masters: int
+    moments: int
+    gradients: int
+    gathered: int
+    reduced: int
+    kept: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum((self.masters, self.moments, self.gradients, self.gathered, self.reduced, self.kept, self.working))
+
+
+def peak(layout: Layout, micro_batches: int = 1) -> Memory:
+    """The fullest moment of a step of so many micro-batches."""
+    return max(_moments(layout, micro_batches), key=lambda memory: memory.total)
+
+
+def _moments(at: Layout, micro_batches: int) -> list[Memory]:
+    """Each moment of the last micro-batch."""
+    c, kinds = at.config, at.config.layer_kinds
+    width = at.positions * c.d_model
+    embedding = c.vocab_size * c.d_model
+    masters = MASTER * at.held_numbers()
+    block_shard = at.block_numbers() // at.block_shards
+    root = at.compute * at.root_numbers()
+    block = at.compute * at.block_numbers()
+    coming = block if at.block_shards > 1 else 0  # gathered flat, before it is cut into weights
+    summed = at.reduce * at.block_numbers()  # what a block's gradients are copied into to be summed
+    kept = [KEPT[at.remat](at, kind) for kind in kinds]
+    around = sum(_surroundings(at, kind) for kind in dict.fromkeys(kinds))
+    final = _norm_keeps(at) * FLOAT * width  # of the last norm
+    accumulated = micro_batches > 1
+
+    def moment(
+        name: str, *, gradients: int, gathered: int, reduced: int = 0, kept: int = 0, working: int = 0
+    ) -> Memory:
+        if accumulated:
+            gradients = MASTER * at.held_numbers()
+        return Memory(name, masters, 2 * masters, gradients, gathered, reduced, around + kept, working)
+
+    backward_of_loss = 2 * at.compute * width + 2 * FLOAT * embedding
+    if at.compute != FLOAT:
+        backward_of_loss += at.compute * embedding  # rounded
+    moments = [
+        moment(
+            "loss",
+            gradients=0,
+            gathered=root + coming,
+            kept=sum(kept) + final,
+            working=2 * at.compute * width + _loss(at),
+        ),
+        moment(
+            "backward pass of the loss", gradients=0, gathered=root, kept=sum(kept) + final, working=backward_of_loss
+        ),
+    ]
+    for index in reversed(range(len(kinds))):
+        later = len(kinds) - 1 - index
+        recomputed = EVERYTHING(at, kinds[index]) - kept[index] if at.remat != "none" else 0
+        moments.append(
+            moment(
+                f"backward pass of block {index}",
+                gradients=MASTER * later * block_shard,
+                gathered=root + block + (coming if index else 0),
+                reduced=at.compute * embedding + (summed if later else 0),
+                kept=sum(kept[: index + 1]) + recomputed,
+                working=_backward(at),
+            )
+        )
+        moments.append(
+            moment(
+                f"last gradients of block {index}",
+                gradients=MASTER * later * block_shard,
+                gathered=root + block + (coming if index else 0),
+                reduced=at.compute * embedding + (summed if later else 0) + at.compute * at.block_numbers(),
+                kept=sum(kept[:index]),
+                working=(_norm_keeps(at) + _norm_works(at)) * FLOAT * width,
+            )
+        )
+    held = MASTER * at.held_numbers()
+    gradients = MASTER * len(kinds) * block_shard
+    moments += [
+        moment(
+            "gradient of the embedding",
+            gradients=gradients,
+            gathered=root,
+            reduced=2 * at.compute * embedding + summed,
+            working=2 * at.compute * width,
+        ),
+        moment(
+            "sum of the embedding's gradient",
+            gradients=held,
+            gathered=0,
+            reduced=at.compute * embedding + at.reduce * at.root_numbers(),
+        ),
+        moment("update", gradients=held, gathered=0),
+    ]
+    return moments
+
+
+def _norm_keeps(at: Layout) -> int:
+    """Float32 copies of its input that a norm keeps: torch's fused one the input, the one of its parts x / rms too."""
+    return 1 if at.device == "cuda" else 2
+
+
+def _norm_works(at: Layout) -> int:
+    """Those that the backward pass of a norm holds at once."""
+    return 3 if at.device == "cuda" else 5
+
+
+def _surroundings(at: Layout, kind: Kind) -> int:
+    """Angles and mask that layers of one kind share."""
+    return at.attended * (FLOAT * at.config.head_dim + at.sequence_length)
+
+
+def _attention(at: Layout) -> int:
+    """What `trainer.model.attention.attend` keeps of itself, its inputs and output included."""
+    c, width = at.config, at.query_heads * at.config.head_dim
+    pairs = at.attended * at.sequence_length
+    # Key heads that several query heads read are repeated; a single one is read where it lies.
+    keys = at.key_heads if c.attention_soft_cap is not None or at.key_heads == 1 else at.query_heads
+    ends = at.compute * (2 * at.attended * width + 2 * at.keys * keys * c.head_dim)
+    if c.attention_soft_cap is None:  # fused: the mask as numbers to add, and the log of each row's sum
+        return ends + at.compute * pairs + FLOAT * at.attended * at.query_heads
+    # The plain formula: tanh and softmax in float32, the latter rounded, and where the mask is not.
+    scores = 2 * FLOAT + (at.compute if at.compute != FLOAT else 0)
+    return ends + scores * pairs * at.query_heads + pairs
+
+
+def _everything(at: Layout, kind: Kind) -> int:
+    """Bytes that a block's backward pass needs, all kept from its forward pass."""
+    c, heads = at.config, at.query_heads + at.key_heads
+    norms = 4 if c.post_norms else 2
+    kept = _norm_keeps(at) * FLOAT * norms * at.positions * c.d_model
+    if c.qk_norm:
+        kept += _norm_keeps(at) * FLOAT * at.attended * heads * c.head_dim
+    inputs = 2 * at.attended * c.d_model  # of attention and feed-forward
+    feed_forward = 4 * at.attended * at.hidden  # gate, its GELU, up, and the product of these
+    return kept + at.compute * (inputs + feed_forward) + _attention(at)
+
+
+def _products(at: Layout, kind: Kind) -> int:
+    """Bytes of the block's input and of what its matrix products and its attention put out."""
+    c = at.config
+    heads = 2 * at.query_heads + 2 * at.key_heads  # queries and attention's output; keys and values
+    outputs = at.attended * (heads * c.head_dim + 2 * at.hidden + 2 * c.d_model)
+    return _input(at, kind) + at.compute * outputs + FLOAT * at.attended * at.query_heads
+
+
+def _input(at: Layout, kind: Kind) -> int:
+    """Bytes of the block's input alone."""
+    return at.compute * at.positions * at.config.d_model
+
+
+EVERYTHING = _everything
+# By `remat`, what of a block is kept from the forward to the backward pass; the rest is computed again.
+KEPT: dict[str, Callable[[Layout, Kind], int]] = {"none": _everything, "selective": _products, "block": _input}
+
+
+def _loss(at: Layout) -> int:
+    """The loss: a chunk's logits, the embedding's gradient in float32 and what is added to it."""
+    c = at.config
+    embedding, logits = c.vocab_size * c.d_model, min(CHUNK, at.positions) * c.vocab_size
+    rounded = at.compute != FLOAT
+    buffers = at.compute + (FLOAT if rounded else 0) + (FLOAT if c.final_soft_cap is not None else 0)
+    added = at.compute + (FLOAT if rounded and at.device == "cpu" else 0)  # a processor widens before it adds
+    return buffers * logits + (FLOAT + added) * embedding
+
+
+def _backward(at: Layout) -> int:
+    """Gradients within a block's backward pass where most of what was kept is still there."""
+    c = at.config
+    width, hidden = at.positions * c.d_model, at.attended * at.hidden
+    stream = 2 * at.compute * width
+    feed_forward = at.compute * (2 * hidden + c.d_model * at.hidden)
+    if not c.post_norms:
+        return stream + feed_forward
+    # A norm behind the feed-forward comes first; what it kept is gone when the feed-forward's gradients come.
+    return stream + max(_norm_works(at) * FLOAT * width, feed_forward - _norm_keeps(at) * FLOAT * width)
