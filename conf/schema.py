@@ -539,6 +539,15 @@ def axes(job: Job, processes: int) -> dict[str, int]:
     return {axis: rest if n == -1 else n for axis, n in sizes.items()}
 
 
+def attention_kernel(job: Job, device: str, context: int) -> str:
+    """What computes attention on a device (cpu, cuda or xla) where so many processes share each row."""
+    if job.attention != "auto":
+        return job.attention
+    if device == "cuda":
+        return "flex" if job.compile else "sdpa"
+    return "documents" if device == "cpu" and context == 1 else "sdpa"
+
+
 def planned_processes(job: Job) -> int | None:
     """Training processes on this machine as far as configuration alone tells; None where it depends on the devices."""
     if job.launch.processes is not None:

@@ -2,9 +2,10 @@
 
     plan_steps.py FOLDER CASE...
 
-CASE is mesh,generation,precision,remat,micro-batches, as in 1x2x1x1,3,bf16,none,1. FOLDER/CASE.json gets what the first
-process measured: the operations of the first update as torch counts them, and of the second the most bytes that tensors
-took at once and every collective.
+CASE is mesh,generation,precision,remat,micro-batches and other keys, as in 1x2x1x1,3,bf16,none,1,optim.name=muon.
+FOLDER/CASE.json gets what the first process measured: the operations of the first update as torch counts them, but of
+causal attention only the pairs that are seen, and of the second update the most bytes that tensors took at once and
+every collective.
 
 Memory is what torch's profiler sees of the allocator of tensors: of every tensor, also within operators, from before
 the model is made. It sees one thread, so the buffers that Gloo makes for itself, and its threads free, are left out.
@@ -20,25 +21,28 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
+import yaml
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from conf.schema import AXES, Job
+from conf.schema import AXES, Job, get
 from data_pipeline.batch import Batch, Cursor
+from trainer.average import Average
 from trainer.backend import positions
 from trainer.backend.native import Native
-from trainer.model import Gemma, GemmaConfig, init_weights
+from trainer.model import Gemma, GemmaConfig, init_weights, loss
 from trainer.optim import build_optimizer, set_lr
 from trainer.step import make_train_step
 
 ROWS, S = 2, 128  # of a micro-batch
+LEAST_ROWS, CHUNK = 64, 2**17  # of a chunk of the loss: 128 tokens, so that there are several
 
 
 def config_of(generation: int) -> GemmaConfig:
@@ -54,12 +58,15 @@ def config_of(generation: int) -> GemmaConfig:
 
 def job_of(case: str) -> tuple[Job, int]:
     """The job of a case, and its generation."""
-    mesh, generation, precision, remat, micro_batches = case.split(",")
+    mesh, generation, precision, remat, micro_batches, *others = case.split(",")
     job = Job()
     job.precision, job.remat, job.micro_batch, job.data.sequence_length = precision, remat, ROWS, S
     for axis, size in zip(AXES, mesh.split("x"), strict=True):
         setattr(job.mesh, axis, int(size))
     job.tokens_per_step = int(micro_batches) * ROWS * S * job.mesh.replica * job.mesh.fsdp
+    for path, value in (other.split("=") for other in others):
+        *parents, name = path.split(".")
+        setattr(get(job, ".".join(parents)) if parents else job, name, yaml.safe_load(value))
     return job, int(generation)
 
 
@@ -72,6 +79,27 @@ def batch() -> Batch:
     return Batch(*arrays, torch.zeros(2, dtype=torch.int32), S, torch.tensor([ROWS]), Cursor(0, "", "", "", ""))
 
 
+Shape = Sequence[int]
+
+
+def forward_flop(q: Shape, k: Shape, v: Shape, dropout: float = 0.0, causal: bool = False, **_: Any) -> int:
+    """Of the processor's attention; where it is causal, of keys that are not later."""
+    return sdpa_flop_count(q, k, v) * (q[2] + 1) // (2 * q[2]) if causal else sdpa_flop_count(q, k, v)
+
+
+def backward_flop(grad: Shape, q: Shape, k: Shape, v: Shape, *others: Any, **_: Any) -> int:
+    """Of its backward pass."""
+    *_out_and_sums, _dropout, causal = others
+    flops = sdpa_backward_flop_count(grad, q, k, v)
+    return flops * (q[2] + 1) // (2 * q[2]) if causal else flops
+
+
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: forward_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward_flop,
+}
+
+
 class Collectives:
     """Stands between training and torch.distributed, and writes down what passes."""
 
@@ -79,7 +107,7 @@ class Collectives:
         self.seen: list[tuple[str, int, int]] = []  # kind, processes of the group, bytes of the whole
 
     def watch(self) -> None:
-        for name in ("all_gather_single", "reduce_scatter_single", "all_reduce"):
+        for name in ("all_gather_single", "reduce_scatter_single", "all_to_all_single", "all_reduce"):
             setattr(dist, name, self._watched(name.removesuffix("_single").replace("_", "-"), getattr(dist, name)))
         reduce = functional.all_reduce  # what DTensor sums gradients with
 
@@ -116,27 +144,20 @@ def uses(tensor: torch.Tensor) -> int:
 def measure(case: str, trace: Path) -> dict[str, Any]:
     """What this process measures of a case."""
     job, generation = job_of(case)
+    loss.LEAST_ROWS, loss.CHUNK = LEAST_ROWS, CHUNK
     backend = Native("cpu", job)
     config = config_of(generation)
     assert not backend.problems(config)
     micro_batches = job.tokens_per_step // (ROWS * S * backend.world.size)
     collectives = Collectives()
     collectives.watch()
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    counter = FlopCounterMode(
-        display=False,
-        custom_mapping={
-            attention: lambda q, k, v, *rest, out_shape=None, **options: sdpa_flop(q, k, v),
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-                lambda grad, q, k, v, *rest, out_shape=None, **options: sdpa_backward_flop(grad, q, k, v)
-            ),
-        },
-    )
+    counter = FlopCounterMode(display=False, custom_mapping=ATTENTION)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         with torch.device("meta"):
             model = Gemma(config)
         backend.shard(model)
-        optimizer = build_optimizer(model, job.optim)
+        optimizer = build_optimizer(model, job.optim, job.precision)
+        average = None if job.optim.ema is None else Average(model, job.optim.ema)
         init_weights(model, seed=0)
         set_lr(optimizer, 1e-3)
         train_step = make_train_step(model, optimizer, job.optim.clip_norm, 0.0, backend)
@@ -144,7 +165,9 @@ def measure(case: str, trace: Path) -> dict[str, Any]:
             train_step(list(backend.feed([batch() for _ in range(micro_batches)])))
         collectives.seen.clear()
         with record_function("measured"):
-            train_step(list(backend.feed([batch() for _ in range(micro_batches)])))
+            metrics = train_step(list(backend.feed([batch() for _ in range(micro_batches)])))
+            if average is not None:
+                average.update(model, metrics["skipped"], 2)
     backend.close()
     profiler.export_chrome_trace(str(trace))
     return {

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils.flop_counter import FlopCounterMode
 
 from conf.hardware import Hardware, find
-from conf.schema import AXES, CHOICES
-from trainer.model import SIZES, Gemma, GemmaConfig, num_parameters
-from trainer.model.attention import visible
-from trainer.model.loss import CHUNK
-from trainer.plan import flops, memory
+from conf.schema import AXES, CHOICES, Job
+from trainer import sharded
+from trainer.model import SIZES, Gemma, GemmaConfig, loss, num_parameters
+from trainer.model.attention import WholeRows
+from trainer.model.kernels import KERNELS, visible
+from trainer.optim import decays
+from trainer.plan import attention, flops, memory, update
 from trainer.plan.flops import model_flops
 from trainer.plan.layout import Layout
 from trainer.plan.roofline import exchange_time, step_time
 from trainer.plan.traffic import Collective, collectives
 
+ATTENTION = runpy.run_path(str(Path(__file__).with_name("plan_steps.py")))["ATTENTION"]  # how torch's counter counts it
 RELEASED = [name for name in SIZES if name != "tiny"]
 
 
 def layout_of(config: GemmaConfig, *sizes: int, **changes) -> Layout:
     axes = dict(zip(AXES, sizes or (1, 1, 1, 1), strict=True))
-    values = {"rows": 1, "sequence_length": 2048, "compute": 2, "reduce": 4, "remat": "none", "device": "cuda"}
-    return Layout(config=config, axes=axes, **values | changes)
+    job = Job(micro_batch=1)
+    layout = Layout.of(job, config, axes, "cuda", job.data.sequence_length)
+    return dataclasses.replace(layout, **changes)
 
 
 def document_rows(length: int, document: int) -> torch.Tensor:
@@ -40,7 +48,9 @@ def test_model_flops_count_the_pairs_that_attention_sees(length: int, document: 
     """Of the mask itself, pair by pair, for layers with a window and without."""
     config = dataclasses.replace(SIZES["gemma3_1b"], window=window)
     segments = document_rows(length, document)
-    pairs = sum(int(visible(segments, window if kind == "local" else None).sum()) for kind in config.layer_kinds)
+    pairs = sum(
+        int(visible(segments, window if kind == "local" else None, WholeRows()).sum()) for kind in config.layer_kinds
+    )
     matrices = [shape for shape in layout_of(config).block_weights() if shape[1] > 1]
     weights = config.num_layers * sum(rows * columns for rows, columns in matrices)
     weights += config.vocab_size * config.d_model
@@ -78,7 +88,60 @@ def test_every_policy_of_recomputation_is_known() -> None:
 
 
 def test_the_chunk_of_the_loss_is_the_model_s() -> None:
-    assert memory.CHUNK == CHUNK
+    assert (memory.CHUNK, memory.LEAST_ROWS) == (loss.CHUNK, loss.LEAST_ROWS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    length=st.integers(2, 40),
+    document=st.integers(2, 40),
+    window=st.integers(2, 40),
+    cap=st.sampled_from([None, 50.0]),
+    kernel=st.sampled_from(["reference", "sdpa", "documents"]),
+)
+def test_attention_is_counted_as_its_kernels_work(
+    length: int, document: int, window: int, cap: float | None, kernel: str
+) -> None:
+    """Against what passes through torch on rows of several documents, the last one cut."""
+    assume(length % document != 1)  # einsum multiplies with a single key, which is counted as no product of matrices
+    config = dataclasses.replace(SIZES["gemma2_2b"], window=window, attention_soft_cap=cap)
+    layout = layout_of(config, rows=2, sequence_length=length, kernel=kernel)
+    q_BSNH, k_BTKH, v_BTKH = (torch.zeros(2, length, heads, 2) for heads in (2, 1, 1))
+    attend = KERNELS[kernel](document_rows(length, document).expand(2, -1), window, WholeRows())
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        attend(q_BSNH, k_BTKH, v_BTKH, cap, 1.0)
+    pairs = attention.computed_pairs(layout, "local", min(document, length))
+    assert counter.get_total_flops() == 2 * 2 * pairs * q_BSNH.shape[2] * q_BSNH.shape[3]
+
+
+@pytest.mark.parametrize(
+    ("length", "document", "window", "share"), [(1024, 1024, 100_000, 1), (1000, 300, 200, 1), (1024, 700, 129, 2)]
+)
+def test_flex_attention_is_counted_in_the_blocks_of_its_mask(
+    length: int, document: int, window: int, share: int
+) -> None:
+    config = dataclasses.replace(SIZES["gemma3_1b"], window=window)
+    layout = layout_of(config, 1, 1, share, 1, sequence_length=length, kernel="flex")
+    row = document_rows(length, document)[0]
+
+    def sees(_b: torch.Tensor, _h: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        back = s + length - length // share - t
+        return (back >= 0) & (back < window) & (row[s + length - length // share] == row[t])
+
+    mask = create_block_mask(sees, 1, None, length // share, length, device="cpu", BLOCK_SIZE=attention.BLOCK)
+    blocks = int((mask.to_dense() != 0).sum())
+    assert attention.computed_pairs(layout, "local", document) == blocks * attention.BLOCK**2
+
+
+@pytest.mark.parametrize("processes", [1, 3, 8, 1000])
+def test_matrices_are_shared_out_as_muon_does(processes: int) -> None:
+    layout = layout_of(SIZES["gemma3_1b"], optimizer="muon")
+    with torch.device("meta"):
+        model = Gemma(layout.config)
+    shapes = [parameter.shape for name, parameter in model.named_parameters() if decays(name, parameter)]
+    matrices = layout.config.num_layers * layout.matrices()
+    assert [tuple(shape) for shape in shapes] == matrices
+    assert update.shared_out(matrices, processes) == sharded._shared_out(shapes, processes)
 
 
 @pytest.mark.parametrize("name", RELEASED)

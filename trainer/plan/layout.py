@@ -25,6 +25,11 @@ class Layout:
     reduce      bytes of a number while gradients are summed over processes
     remat       policy of recomputation
     device      cpu, cuda or xla
+    kernel      of attention, a name of `trainer.model.kernels.KERNELS`
+    document    tokens of a document, as far as operations depend on it; memory has to do for rows of one
+    compiled    whether blocks are
+    optimizer   adamw or muon
+    average     whether an average of the weights is kept
     """
 
     config: GemmaConfig
@@ -35,10 +40,15 @@ class Layout:
     reduce: int
     remat: str
     device: str
+    kernel: str
+    document: int
+    compiled: bool
+    optimizer: str
+    average: bool
 
     @classmethod
-    def of(cls, job: schema.Job, config: GemmaConfig, axes: dict[str, int], device: str) -> Layout:
-        """As a job says."""
+    def of(cls, job: schema.Job, config: GemmaConfig, axes: dict[str, int], device: str, document: int) -> Layout:
+        """As a job says, with documents of so many tokens, or of a row."""
         return cls(
             config=config,
             axes=axes,
@@ -48,6 +58,11 @@ class Layout:
             reduce=BYTES[job.mesh.reduce_dtype],
             remat=job.remat,
             device=device,
+            kernel=schema.attention_kernel(job, device, axes["context"]),
+            document=min(document, job.data.sequence_length),
+            compiled=job.compile,
+            optimizer=job.optim.name,
+            average=job.optim.ema is not None,
         )
 
     def with_rows(self, rows: int) -> Layout:
@@ -114,6 +129,13 @@ class Layout:
         attention = [(queries, c.d_model), (keys, c.d_model), (keys, c.d_model), (c.d_model, queries)]
         return [*attention, *[(self.hidden, c.d_model)] * 2, (c.d_model, self.hidden), *norms]
 
+    def matrices(self) -> list[tuple[int, int]]:
+        """Rows and columns of each matrix of a block, whole, in the order of the model."""
+        c = self.config
+        queries, keys = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        attention = [(queries, c.d_model), (keys, c.d_model), (keys, c.d_model), (c.d_model, queries)]
+        return [*attention, *[(c.d_ff, c.d_model)] * 2, (c.d_model, c.d_ff)]
+
     def root_weights(self) -> list[tuple[int, int]]:
         """Those of the embedding and of the last norm."""
         return [(self.config.vocab_size, self.config.d_model), (self.config.d_model, 1)]
@@ -131,6 +153,18 @@ class Layout:
         return self.config.num_layers * self.block_numbers() // self.block_shards + (
             self.root_numbers() // self.root_shards
         )
+
+    def held_matrix_numbers(self) -> int:
+        """Those of matrices of blocks."""
+        return self.config.num_layers * _shard(self._divided_matrices(), self.block_shards)
+
+    def largest_held_numbers(self, *, matrices: bool = False) -> int:
+        """Those of the largest weight, or of the largest matrix of a block."""
+        of_block = max(_shard([weight], self.block_shards) for weight in self._divided_matrices())
+        return of_block if matrices else max(of_block, _shard(self.root_weights()[:1], self.root_shards))
+
+    def _divided_matrices(self) -> list[tuple[int, int]]:
+        return [weight for weight in self.block_weights() if weight[1] > 1]
 
 
 def _shard(weights: list[tuple[int, int]], shards: int) -> int:

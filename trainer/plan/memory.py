@@ -9,13 +9,16 @@ Numbers are elements until they are multiplied by bytes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer.model.config import Kind
+from trainer.plan.attention import fused, parts
 from trainer.plan.layout import MASTER, Layout
+from trainer.plan.update import averaging_bytes, moment_numbers, working_bytes
 
-CHUNK = 512  # tokens of a chunk of the loss: trainer.model.loss.CHUNK, which needs torch
+LEAST_ROWS, CHUNK = 512, 2**25  # of a chunk of the loss: those of trainer.model.loss, which needs torch
 FLOAT = 4  # bytes where norms, scores and the loss compute in float32
 
 
@@ -26,6 +29,7 @@ class Memory:
     moment         when that is
     masters        fp32 weights
     moments        of the optimizer
+    average        of the weights, where one is kept
     gradients      fp32, of the weights whose shards it holds
     gathered       weights that processes put together, and the buffers they do it in
     reduced        gradients before they are summed over processes, and the buffers of that
@@ -36,6 +40,7 @@ class Memory:
     moment: str
     masters: int
     moments: int
+    average: int
     gradients: int
     gathered: int
     reduced: int
@@ -45,7 +50,7 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return sum((self.masters, self.moments, self.gradients, self.gathered, self.reduced, self.kept, self.working))
+        return sum(value for value in dataclasses.astuple(self) if isinstance(value, int))
 
 
 def peak(layout: Layout, micro_batches: int = 1) -> Memory:
@@ -74,7 +79,9 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
     ) -> Memory:
         if accumulated:
             gradients = MASTER * at.held_numbers()
-        return Memory(name, masters, 2 * masters, gradients, gathered, reduced, around + kept, working)
+        average = masters if at.average else 0
+        moments = MASTER * moment_numbers(at)
+        return Memory(name, masters, moments, average, gradients, gathered, reduced, around + kept, working)
 
     backward_of_loss = 2 * at.compute * width + 2 * FLOAT * embedding
     if at.compute != FLOAT:
@@ -130,8 +137,12 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
             gathered=0,
             reduced=at.compute * embedding + at.reduce * at.root_numbers(),
         ),
-        moment("update", gradients=held, gathered=0),
+        moment("update", gradients=held, gathered=0, working=working_bytes(at)),
     ]
+    if at.average:
+        moments.append(
+            dataclasses.replace(moments[-1], moment="average of weights", gradients=0, working=averaging_bytes(at))
+        )
     return moments
 
 
@@ -146,22 +157,31 @@ def _norm_works(at: Layout) -> int:
 
 
 def _surroundings(at: Layout, kind: Kind) -> int:
-    """Angles and mask that layers of one kind share."""
-    return at.attended * (FLOAT * at.config.head_dim + at.sequence_length)
+    """Angles that layers of one kind share, and their mask where one holds for whole rows."""
+    mask = at.sequence_length if at.kernel in ("sdpa", "reference") else 0
+    return at.attended * (FLOAT * at.config.head_dim + mask)
 
 
-def _attention(at: Layout) -> int:
+def _attention(at: Layout, kind: Kind) -> int:
     """What `trainer.model.attention.attend` keeps of itself, its inputs and output included."""
-    c, width = at.config, at.query_heads * at.config.head_dim
-    pairs = at.attended * at.sequence_length
-    # Key heads that several query heads read are repeated; a single one is read where it lies.
-    keys = at.key_heads if c.attention_soft_cap is not None or at.key_heads == 1 else at.query_heads
-    ends = at.compute * (2 * at.attended * width + 2 * at.keys * keys * c.head_dim)
-    if c.attention_soft_cap is None:  # fused: the mask as numbers to add, and the log of each row's sum
-        return ends + at.compute * pairs + FLOAT * at.attended * at.query_heads
+    c, heads = at.config, at.query_heads
+    each = parts(at, kind, at.sequence_length)
+    apart = at.kernel == "documents"
+    # Key heads that several query heads read are repeated; a single one is read where it lies, and so it is by flex.
+    repeated = fused(at) and at.kernel != "flex" and 1 < at.key_heads < heads
+    keys = sum(part.times * part.keys for part in each if repeated or (apart and not part.causal))
+    if not repeated:
+        keys += at.keys
+    copies = 2 if apart and fused(at) else 1  # of the output: that of the parts, and put together
+    kept = (1 + copies) * at.attended * heads * c.head_dim
+    kept += 2 * keys * (heads if repeated else at.key_heads) * c.head_dim
+    if fused(at):  # masks as numbers to add, and the log of each row's sum
+        masks = 0 if at.kernel == "flex" else sum(part.pairs for part in each if not part.causal)
+        return at.compute * (kept + masks) + FLOAT * at.attended * heads
     # The plain formula: tanh and softmax in float32, the latter rounded, and where the mask is not.
-    scores = 2 * FLOAT + (at.compute if at.compute != FLOAT else 0)
-    return ends + scores * pairs * at.query_heads + pairs
+    scores = (1 if c.attention_soft_cap is None else 2) * FLOAT + (at.compute if at.compute != FLOAT else 0)
+    pairs = sum(part.pairs for part in each)
+    return at.compute * kept + scores * pairs * heads + pairs
 
 
 def _everything(at: Layout, kind: Kind) -> int:
@@ -173,7 +193,7 @@ def _everything(at: Layout, kind: Kind) -> int:
         kept += _norm_keeps(at) * FLOAT * at.attended * heads * c.head_dim
     inputs = 2 * at.attended * c.d_model  # of attention and feed-forward
     feed_forward = 4 * at.attended * at.hidden  # gate, its GELU, up, and the product of these
-    return kept + at.compute * (inputs + feed_forward) + _attention(at)
+    return kept + at.compute * (inputs + feed_forward) + _attention(at, kind)
 
 
 def _products(at: Layout, kind: Kind) -> int:
@@ -195,13 +215,16 @@ KEPT: dict[str, Callable[[Layout, Kind], int]] = {"none": _everything, "selectiv
 
 
 def _loss(at: Layout) -> int:
-    """The loss: a chunk's logits, the embedding's gradient in float32 and what is added to it."""
+    """The loss: a chunk's logits with what is made of them, or the embedding's gradient and what is added to it."""
     c = at.config
-    embedding, logits = c.vocab_size * c.d_model, min(CHUNK, at.positions) * c.vocab_size
+    rows = max(LEAST_ROWS, CHUNK // c.vocab_size)
+    embedding, logits = c.vocab_size * c.d_model, min(rows, at.positions) * c.vocab_size
     rounded = at.compute != FLOAT
-    buffers = at.compute + (FLOAT if rounded else 0) + (FLOAT if c.final_soft_cap is not None else 0)
+    chunk = (FLOAT if rounded else 0) + (FLOAT if c.final_soft_cap is not None else 0)
+    if at.positions <= rows:  # a single chunk, whose product becomes the sum
+        return at.compute * logits + max(chunk * logits, (at.compute + FLOAT if rounded else FLOAT) * embedding)
     added = at.compute + (FLOAT if rounded and at.device == "cpu" else 0)  # a processor widens before it adds
-    return buffers * logits + (FLOAT + added) * embedding
+    return at.compute * logits + FLOAT * embedding + max(chunk * logits, added * embedding)
 
 
 def _backward(at: Layout) -> int:

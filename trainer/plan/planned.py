@@ -16,6 +16,7 @@ from trainer.plan.layout import Layout
 from trainer.plan.memory import Memory, peak
 from trainer.plan.roofline import Time, step_time
 from trainer.plan.traffic import Collective, collectives
+from trainer.plan.update import update_flops
 
 SPARE = 0.1  # of the chip's memory: what the device adds of its own, and what the formulas may be wrong by
 
@@ -26,7 +27,6 @@ class Plan:
 
     layout: Layout
     hardware: Hardware | None
-    document: int
     micro_batches: int
     memory: Memory
     collectives: list[Collective]
@@ -41,12 +41,12 @@ class Plan:
     def model_flops(self) -> float:
         """Of a step, all processes together."""
         length = self.layout.sequence_length
-        return self.tokens / length * model_flops(self.layout.config, length, self.document)
+        return self.tokens / length * model_flops(self.layout.config, length, self.layout.document)
 
     @property
     def executed_flops(self) -> int:
         """Of a step, one process."""
-        return self.micro_batches * executed_flops(self.layout)
+        return self.micro_batches * executed_flops(self.layout) + update_flops(self.layout)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -82,13 +82,12 @@ def plan_of(job: schema.Job) -> Plan:
     if problems := tensor_problems(config, axes["tensor"]):
         raise ConfigError("; ".join(problems))
     device = hardware.chip.kind if hardware else "cuda" if job.backend.name == "cuda" else "cpu"
-    layout = Layout.of(job, config, axes, device)
+    layout = Layout.of(job, config, axes, device, document_tokens(job))
     micro_batches, rest = divmod(job.tokens_per_step, layout.rows * layout.sequence_length * layout.feeders)
     micro_batches = micro_batches if micro_batches and not rest else 1
     return Plan(
         layout=layout,
         hardware=hardware,
-        document=min(document_tokens(job), layout.sequence_length),
         micro_batches=micro_batches,
         memory=peak(layout, micro_batches),
         collectives=collectives(layout, micro_batches),

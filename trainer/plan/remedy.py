@@ -89,6 +89,6 @@ def _changed(job: schema.Job, planned: Plan, changes: dict[str, Any]) -> schema.
     mesh = dataclasses.replace(job.mesh, **(planned.layout.axes | axes))
     same: dict[str, Any] = {
         "launch": dataclasses.replace(job.launch, processes=None),
-        "plan": dataclasses.replace(job.plan, document_tokens=planned.document),  # shards are read once
+        "plan": dataclasses.replace(job.plan, document_tokens=planned.layout.document),  # shards are read once
     }
     return dataclasses.replace(job, mesh=mesh, **same, **others)

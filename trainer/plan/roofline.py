@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conf.hardware import Hardware
+from conf.schema import AXES
 from trainer.model.config import Kind
 from trainer.plan.flops import executed_flops
 from trainer.plan.layout import Layout
 from trainer.plan.memory import KEPT
-from trainer.plan.traffic import Collective, collectives, size, update_bytes
+from trainer.plan.traffic import Collective, collectives, size
+from trainer.plan.update import update_bytes, update_flops
 
 INNER = {  # axes whose processes lie between two neighbours of a group
     ("replica",): ("fsdp", "context", "tensor"),
@@ -22,6 +24,7 @@ INNER = {  # axes whose processes lie between two neighbours of a group
     ("fsdp", "context", "tensor"): (),
     ("context",): ("tensor",),
     ("tensor",): (),
+    AXES: (),
 }
 
 
@@ -60,7 +63,7 @@ def step_time(at: Layout, hardware: Hardware, micro_batches: int = 1) -> Time:
     chip, exchanged = hardware.chip, collectives(at, micro_batches)
     times = {one: exchange_time(one, at, hardware) for one in exchanged}
     return Time(
-        compute=micro_batches * executed_flops(at) / chip.bf16_flops,
+        compute=(micro_batches * executed_flops(at) + update_flops(at)) / chip.bf16_flops,
         memory=(micro_batches * _memory_bytes(at) + update_bytes(at)) / chip.memory_bandwidth,
         overlapped=sum(seconds for one, seconds in times.items() if not one.exposed),
         exposed=sum(seconds for one, seconds in times.items() if one.exposed),
@@ -70,13 +73,15 @@ def step_time(at: Layout, hardware: Hardware, micro_batches: int = 1) -> Time:
 def exchange_time(one: Collective, at: Layout, hardware: Hardware) -> float:
     """Seconds of a collective in a step, by rings: over the fast links, and where they end over the network.
 
-    Each group of joined chips takes in what it lacks once, and shares the network with groups that do the same.
+    Each group of joined chips takes in what it lacks once, and shares the network with groups that do the same; of an
+    all-to-all each chip takes in something else.
     """
     members, inner = size(at, one.axes), size(at, INNER[one.axes])
     together = max(1, min(members, hardware.joined // inner))  # members that fast links join
     beside = hardware.joined // together  # groups at work on the same network
     links = one.bytes * (members - 1) / members / hardware.chip.link_bandwidth if together > 1 else 0.0
-    network = beside * one.bytes * (1 - together / members) / hardware.network
+    different = together if one.kind == "all-to-all" else 1
+    network = beside * different * one.bytes * (1 - together / members) / hardware.network
     return one.times * max(links, network) * (2 if one.kind == "all-reduce" else 1)
 
 

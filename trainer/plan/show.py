@@ -28,7 +28,7 @@ def as_json(job: schema.Job, planned: Plan, most: int | None, remedies: list[Rem
         "micro_batch": layout.rows,
         "micro_batches": planned.micro_batches,
         "tokens_per_step": planned.tokens,
-        "document_tokens": planned.document,
+        "document_tokens": planned.layout.document,
         "memory_bytes": dataclasses.asdict(planned.memory) | {"total": planned.memory.total, "limit": planned.limit},
         "fits": planned.fits,
         "largest_micro_batch": most,
@@ -69,6 +69,7 @@ def show(console: Console, job: schema.Job, planned: Plan, most: int | None, rem
 _PARTS = {
     "masters": "fp32 weights",
     "moments": "of the optimizer, fp32",
+    "average": "of the weights, fp32",
     "gradients": "fp32, of its shard",
     "gathered": "weights put together from all shards, with buffers",
     "reduced": "gradients on their way to be summed, with buffers",
@@ -96,7 +97,7 @@ def _show_work(console: Console, planned: Plan) -> None:
     many = "es" if planned.micro_batches > 1 else ""
     console.print(
         f"{planned.tokens:,} tokens a step, {planned.micro_batches} micro-batch{many} on each of {layout.feeders:,}; "
-        f"{planned.model_flops / planned.tokens / 1e9:,.3f} GFLOP a token in documents of {planned.document:,} tokens",
+        f"{planned.model_flops / planned.tokens / 1e9:,.3f} GFLOP a token in documents of {layout.document:,} tokens",
         highlight=False,
     )
     if planned.mfu is not None and planned.tokens_per_second is not None:

@@ -5,9 +5,12 @@ Sums of single numbers (loss, counts) and of the gradients of norms are left out
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
+from conf.schema import AXES
 from trainer.plan.layout import MASTER, Layout
+from trainer.plan.update import exchanged_numbers
 
 SEGMENT = 4  # bytes of a segment id
 
@@ -17,9 +20,10 @@ class Collective:
     """One kind of exchange between the processes of some axes.
 
     what     what is exchanged
-    kind     all-gather, reduce-scatter or all-reduce
+    kind     all-gather, reduce-scatter, all-reduce or all-to-all
     axes     that the group spans; it lies within their product, neighbours next to each other
-    bytes    of the whole: what is gathered, or what each process puts in to be summed
+    bytes    of the whole: what is gathered, or what each process puts in to be summed; of an all-to-all what the first
+             process takes in or hands out, whichever is more
     times    in a step
     exposed  whether computation waits for it; the others run beside it
     """
@@ -58,10 +62,18 @@ def collectives(at: Layout, micro_batches: int = 1) -> list[Collective]:
         Collective("gradients of keys and values", "reduce-scatter", ("context",), keys, 2 * layers, True),
         Collective("segments", "all-gather", ("context",), SEGMENT * at.keys, len(set(c.layer_kinds)), True),
     ]
+    often = [dataclasses.replace(one, times=one.times * micro_batches) for one in found]
+    return [one for one in (*often, *_of_update(at)) if size(at, one.axes) > 1 and one.bytes]
+
+
+def _of_update(at: Layout) -> list[Collective]:
+    """Parts of matrices to the process that makes one orthogonal, and parts of the result back."""
+    if at.optimizer != "muon":
+        return []
+    there, back = (MASTER * numbers for numbers in exchanged_numbers(at))
     return [
-        Collective(one.what, one.kind, one.axes, one.bytes, one.times * micro_batches, one.exposed)
-        for one in found
-        if size(at, one.axes) > 1 and one.bytes
+        Collective("parts of matrices", "all-to-all", AXES, there, 1, True),
+        Collective("parts of their updates", "all-to-all", AXES, back, 1, True),
     ]
 
 
@@ -80,9 +92,3 @@ def _replicas(what: str, numbers_bytes: int, times: int, *, exposed: bool) -> Co
 def _forward_passes(at: Layout) -> int:
     """How often the collectives within a block's forward pass are done."""
     return 1 if at.remat == "none" else 2
-
-
-def update_bytes(at: Layout) -> int:
-    """Bytes of its own memory that a process reads and writes to update its weights with AdamW."""
-    reads, writes = 4, 3  # weight, gradient and two moments; all but the gradient
-    return (reads + writes) * MASTER * at.held_numbers()
