@@ -55,14 +55,15 @@ def test_what_fits_can_grow_to_the_limit_and_not_beyond(planned) -> None:
 
 
 def test_what_does_not_fit_gets_remedies_that_do(planned) -> None:
-    said, shown = planned(*BIG)
+    said, shown = planned(*BIG, "micro_batch=2")
     assert said["fits"] is False
     assert "does not fit" in shown
     assert len(said["remedies"]) >= 3
-    assert {"remat": "block"} in [remedy["changes"] for remedy in said["remedies"]]
+    changed = [remedy["changes"] for remedy in said["remedies"]]
+    assert changed.index({"remat": "selective"}) < changed.index({"remat": "block"})  # what recomputes less comes first
     for remedy in said["remedies"]:
         changes = [f"{path}={value}" for path, value in remedy["changes"].items()]
-        again, _ = planned(*BIG, *changes)
+        again, _ = planned(*BIG, "micro_batch=2", *changes)
         assert again["fits"] is True
         assert again["memory_bytes"]["total"] == remedy["memory_bytes"]
 
@@ -89,11 +90,33 @@ def test_a_batch_that_cannot_be_shared_is_answered_not_refused(planned) -> None:
         compose("train", BIG)
 
 
+def test_the_largest_batch_of_a_ramp_is_planned(planned) -> None:
+    ramp = "[{from_step: 9, tokens_per_step: 16777216}, {from_step: 99, tokens_per_step: 8388608}]"
+    said, shown = planned(*BIG, "tokens_per_step=8388608", f"batch_ramp={ramp}")
+    assert (said["batch"], said["tokens_per_step"]) == ("batch_ramp[0].tokens_per_step", 16_777_216)
+    assert "planned for the largest batch, batch_ramp[0].tokens_per_step=16777216" in shown
+    once, _ = planned(*BIG, "tokens_per_step=8388608")
+    assert said["memory_bytes"]["total"] > once["memory_bytes"]["total"]  # gradients are summed over micro-batches
+
+
+def test_compiled_blocks_are_said_to_hold_less_and_not_to_recompute_selectively(planned) -> None:
+    said, shown = planned(*BIG, "micro_batch=2", "compile=true")
+    assert (said["attention"], said["memory_is_upper_bound"]) == ("flex", True)
+    assert "activations are at most these" in shown
+    assert {"remat": "selective"} not in [remedy["changes"] for remedy in said["remedies"]]
+    eager, shown = planned(*BIG, "micro_batch=2")
+    assert (eager["attention"], eager["memory_is_upper_bound"]) == ("sdpa", False)
+    assert "at most these" not in shown
+    assert eager["executed_flops"] > said["executed_flops"]  # a mask hides pairs that are computed all the same
+
+
 def test_documents_shorten_attention(planned, corpus) -> None:
     whole, _ = planned(*BIG, "data.sequence_length=8192")
     short, _ = planned(*BIG, "data.sequence_length=8192", "plan.document_tokens=512")
     assert short["model_flops_per_token"] < whole["model_flops_per_token"]
-    assert short["executed_flops"] == whole["executed_flops"]
+    assert short["executed_flops"] == whole["executed_flops"]  # under a mask
+    fused, _ = planned(*BIG, "data.sequence_length=8192", "plan.document_tokens=512", "attention=documents")
+    assert fused["executed_flops"] < short["executed_flops"]
     own, _ = planned("backend=cpu", f"data.manifest={corpus.folder}/tokens/manifest.json")
     totals = json.loads((corpus.folder / "tokens" / "manifest.json").read_text())["totals"]
     assert own["document_tokens"] == round(totals["tokens"] / totals["documents"])

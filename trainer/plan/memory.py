@@ -178,8 +178,8 @@ def _attention(at: Layout, kind: Kind) -> int:
     if fused(at):  # masks as numbers to add, and the log of each row's sum
         masks = 0 if at.kernel == "flex" else sum(part.pairs for part in each if not part.causal)
         return at.compute * (kept + masks) + FLOAT * at.attended * heads
-    # The plain formula: tanh and softmax in float32, the latter rounded, and where the mask is not.
-    scores = (1 if c.attention_soft_cap is None else 2) * FLOAT + (at.compute if at.compute != FLOAT else 0)
+    # The plain formula: tanh and softmax in float32, the latter laid out for its product, and where the mask is not.
+    scores = (1 if c.attention_soft_cap is None else 2) * FLOAT + at.compute
     pairs = sum(part.pairs for part in each)
     return at.compute * kept + scores * pairs * heads + pairs
 

@@ -23,10 +23,14 @@ SPARE = 0.1  # of the chip's memory: what the device adds of its own, and what t
 
 @dataclass(frozen=True)
 class Plan:
-    """A job with all that follows from it; `hardware`, and what needs it, may be None."""
+    """A job with all that follows from it; `hardware`, and what needs it, may be None.
+
+    `batch` is the key of the batch size that it is for: the largest of the job's.
+    """
 
     layout: Layout
     hardware: Hardware | None
+    batch: str
     micro_batches: int
     memory: Memory
     collectives: list[Collective]
@@ -83,11 +87,14 @@ def plan_of(job: schema.Job) -> Plan:
         raise ConfigError("; ".join(problems))
     device = hardware.chip.kind if hardware else "cuda" if job.backend.name == "cuda" else "cpu"
     layout = Layout.of(job, config, axes, device, document_tokens(job))
-    micro_batches, rest = divmod(job.tokens_per_step, layout.rows * layout.sequence_length * layout.feeders)
+    sizes = schema.batch_sizes(job)
+    batch = max(sizes, key=lambda path: sizes[path])  # a smaller one needs no more memory
+    micro_batches, rest = divmod(sizes[batch], layout.rows * layout.sequence_length * layout.feeders)
     micro_batches = micro_batches if micro_batches and not rest else 1
     return Plan(
         layout=layout,
         hardware=hardware,
+        batch=batch,
         micro_batches=micro_batches,
         memory=peak(layout, micro_batches),
         collectives=collectives(layout, micro_batches),

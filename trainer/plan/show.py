@@ -25,11 +25,14 @@ def as_json(job: schema.Job, planned: Plan, most: int | None, remedies: list[Rem
         "mesh": layout.axes,
         "hardware": job.hardware,
         "remat": layout.remat,
+        "attention": layout.kernel,
         "micro_batch": layout.rows,
         "micro_batches": planned.micro_batches,
         "tokens_per_step": planned.tokens,
+        "batch": planned.batch,
         "document_tokens": planned.layout.document,
         "memory_bytes": dataclasses.asdict(planned.memory) | {"total": planned.memory.total, "limit": planned.limit},
+        "memory_is_upper_bound": layout.compiled,
         "fits": planned.fits,
         "largest_micro_batch": most,
         "model_flops_per_token": planned.model_flops / planned.tokens,
@@ -51,7 +54,7 @@ def show(console: Console, job: schema.Job, planned: Plan, most: int | None, rem
     console.print(
         f"[bold]{job.model.size}[/], {num_parameters(layout.config):,} parameters, on {job.hardware or layout.device}: "
         f"{layout.processes:,} processes{f' ({mesh})' if mesh else ''}, micro_batch={layout.rows} of "
-        f"{layout.sequence_length:,} positions, remat={layout.remat}",
+        f"{layout.sequence_length:,} positions, remat={layout.remat}, attention={layout.kernel}",
         highlight=False,
     )
     table = Table("memory of one process", "GiB", "what")
@@ -66,6 +69,10 @@ def show(console: Console, job: schema.Job, planned: Plan, most: int | None, rem
     _show_answer(console, job, planned, most, remedies)
 
 
+_COMPILED = (
+    "compile=true: compiled blocks keep less and compute cheap things again in the backward pass; kept and working "
+    "activations are at most these"
+)
 _PARTS = {
     "masters": "fp32 weights",
     "moments": "of the optimizer, fp32",
@@ -107,13 +114,17 @@ def _show_work(console: Console, planned: Plan) -> None:
 
 
 def _show_answer(console: Console, job: schema.Job, planned: Plan, most: int | None, remedies: list[Remedy]) -> None:
-    layout = planned.layout
-    if job.tokens_per_step != planned.tokens:
+    layout, asked = planned.layout, schema.batch_sizes(job)[planned.batch]
+    if asked != planned.tokens:
         console.print(
-            f"tokens_per_step={job.tokens_per_step} cannot be shared by {layout.feeders} feeders with micro_batch="
-            f"{layout.rows}: planned for tokens_per_step={planned.tokens}, or a multiple of it",
+            f"{planned.batch}={asked} cannot be shared by {layout.feeders} feeders with micro_batch={layout.rows}: "
+            f"planned for {planned.batch}={planned.tokens}, or a multiple of it",
             highlight=False,
         )
+    elif job.batch_ramp:
+        console.print(f"planned for the largest batch, {planned.batch}={asked}", highlight=False)
+    if layout.compiled:
+        console.print(_COMPILED, highlight=False)
     if planned.hardware is None:
         console.print("hardware=... says whether it fits, and how long a step takes at least", highlight=False)
         return
