@@ -55,17 +55,17 @@ def compose(job: str, overrides: Iterable[str] = ()) -> schema.Job:
             config = hydra_compose(job, overrides=overrides)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(f"the configuration of `{job}` does not compose: {error}") from error
-    return typed(config)
+    return typed(config, job)
 
 
-def typed(config: DictConfig) -> schema.Job:
-    """A composed configuration as the dataclass it is, checked. Raises ConfigError with every problem."""
+def typed(config: DictConfig, kind: str) -> schema.Job:
+    """A job's composed configuration as the dataclass it is, checked. Raises ConfigError with every problem."""
     try:
         job = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration has a value that does not resolve: {error}") from error
     assert isinstance(job, schema.Job)
-    refuse(schema.check(job))
+    refuse(schema.check(job, kind))
     return job
 
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from conf import hardware
+
 FORMAT = 1
 
-JOBS = ("curate", "tokenize", "train", "evaluate", "export", "import", "demo")
+JOBS = ("curate", "tokenize", "train", "evaluate", "export", "import", "plan", "demo")
 
 
 def key(default: Any, doc: str) -> Any:
@@ -217,6 +219,15 @@ class Pretrained:
 
 
 @dataclass
+class Plan:
+    document_tokens: Optional[int] = key(
+        None,
+        "plan: tokens of a document, of which attention sees its own (null: the mean of data.manifest, else a row)",
+    )
+    output: Optional[str] = key(None, "plan: file that gets the plan as JSON (null: none)")
+
+
+@dataclass
 class Launch:
     name: str = key("local", "local: this machine")
     processes: Optional[int] = key(
@@ -259,7 +270,11 @@ class Job:
     pretrained: Pretrained = section(Pretrained, "weights of other software")
     curate: Curate = section(Curate, "raw text to curated text")
     tokenize: Tokenize = section(Tokenize, "curated text to token shards")
+    plan: Plan = section(Plan, "what a job needs before anything is rented")
     launch: Launch = section(Launch, "where the job runs")
+    hardware: Optional[str] = key(
+        None, "plan: a machine or slice of conf/hardware.py, such as a3-mega or v5p-512 (null: memory only)"
+    )
 
 
 CHOICES = {
@@ -293,6 +308,7 @@ POSITIVE_OR_NULL = (
     "evaluate.every",
     "evaluate.limit",
     "optim.decay_steps",
+    "plan.document_tokens",
 )
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
@@ -307,8 +323,8 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # precision, remat, attention and compile, optim.offload, mesh, backend and launch, data.workers, data.cache. The result
 # differs by rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what
 # is done with it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema,
-# optim.max_skipped, tracker, checkpoint, evaluate, profile, export, pretrained, and the keys of curate, tokenizer and
-# tokenize, whose effect on training is in the shards that data.manifest names.
+# optim.max_skipped, tracker, checkpoint, evaluate, profile, export, pretrained, plan, hardware, and the keys of curate,
+# tokenizer and tokenize, whose effect on training is in the shards that data.manifest names.
 # Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached. Of
 # the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended. Learning rates so far
 # are history, and those to come may be planned anew: steps, optim.decay_steps and optim.final_lr_ratio are free, and so
@@ -332,8 +348,8 @@ def get(job: Any, path: str) -> Any:
     return job
 
 
-def check(job: Job) -> list[str]:
-    """Every combination of values that cannot work, one sentence each; empty when the job is sound."""
+def check(job: Job, kind: str = "train") -> list[str]:
+    """Every combination of values that cannot work in a job of this kind, one sentence each; empty when it is sound."""
     problems = _check_name("name", job.name, LONGEST_NAME)
     if job.run_id is not None:
         problems += _check_name("run_id", job.run_id, LONGEST_RUN_ID)
@@ -355,6 +371,8 @@ def check(job: Job) -> list[str]:
     for path in DECAYS:
         if (value := get(job, path)) is not None and not 0 <= value < 1:
             problems.append(f"{path}={value} must lie between 0 and 1, and below 1")
+    if job.hardware is not None and (problem := hardware.problem(job.hardware)):
+        problems.append(problem)
     for index, source in enumerate(job.curate.sources):
         if source.kind not in SOURCE_KINDS:
             problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
@@ -375,7 +393,8 @@ def check(job: Job) -> list[str]:
     if problems:
         return problems  # the sums below would only repeat them
     found = _check_mixture(job.data) + _check_ramp(job) + _check_kernels(job)
-    return found + (_check_mesh(job) or _check_batch(job))
+    # A plan is asked which batch to take, so it does not refuse one.
+    return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
 
 
 def _check_mixture(data: Data) -> list[str]:
@@ -533,6 +552,15 @@ def axes(job: Job, processes: int) -> dict[str, int]:
     sizes = {axis: getattr(job.mesh, axis) for axis in AXES}
     rest = processes // math.prod(n for n in sizes.values() if n != -1)
     return {axis: rest if n == -1 else n for axis, n in sizes.items()}
+
+
+def attention_kernel(job: Job, device: str, context: int) -> str:
+    """What computes attention on a device (cpu, cuda or xla) where so many processes share each row."""
+    if job.attention != "auto":
+        return job.attention
+    if device == "cuda":
+        return "flex" if job.compile else "sdpa"
+    return "documents" if device == "cpu" and context == 1 else "sdpa"
 
 
 def planned_processes(job: Job) -> int | None:

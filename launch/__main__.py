@@ -24,6 +24,7 @@ jobs (overrides as in Hydra; add --help for the configuration groups, --cfg job 
   evaluate    score a checkpoint: benchmark tasks and bits per byte
   export      checkpoint -> weights for transformers, Keras or JAX
   import      such weights -> a run that others begin from, to score and export too
+  plan        what training needs before anything is rented: memory, FLOPs, traffic, time
   demo        the whole road on this machine in minutes
 
 commands
@@ -35,6 +36,7 @@ commands
 examples
   gemcutter demo
   gemcutter train experiment=demo optim.peak_lr=1e-3 mesh.fsdp=2 model=tiny
+  gemcutter plan model=gemma3_27b mesh.replica=16 mesh.fsdp=64 hardware=a3-mega
   gemcutter train -m optim.peak_lr=1e-3,2e-3 experiment=demo
 
 exit codes: 0 done, 75 stopped and saved (start again), 77 diverged, 78 configuration, 79 data or storage

@@ -40,7 +40,7 @@ def run_job(kind: str, arguments: list[str]) -> int:
         if any(code == STOPPED or code >= 128 for code in codes):
             return
         try:
-            job = compose.typed(config)
+            job = compose.typed(config, kind)
             point = list(HydraConfig.get().overrides.task)
             trains = kind in ("train", "demo")  # the others look for a run that is there, or make it
             if HydraConfig.get().mode == RunMode.MULTIRUN and job.run_id is None and trains:

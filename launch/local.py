@@ -19,6 +19,7 @@ ROOMS = {
     "evaluate": "trainer",
     "export": "trainer",
     "import": "trainer",
+    "plan": "trainer",
 }
 
 # What the keyboard and schedulers ask a job to stop with; Slurm sends whatever `--signal` names.

@@ -1,4 +1,4 @@
-"""`python -m trainer train|evaluate|export|import [overrides]`: the worker side of the model jobs.
+"""`python -m trainer train|evaluate|export|import|plan [overrides]`: the worker side of the model jobs.
 
 Under torchrun, or `trainer.elastic`, every process runs it. The plain commands `explain` and `skip` take a run instead.
 """
@@ -37,6 +37,10 @@ def main(kind: str, overrides: list[str]) -> int:
             from trainer.export.import_job import import_weights
 
             return import_weights(job)
+        if kind == "plan":
+            from trainer.plan.job import plan
+
+            return plan(job)
         from trainer.export.job import export
 
         return export(job)

@@ -90,7 +90,7 @@ class Native:
                 tensor_parallel.share_block(block, model.config, self._tensor)
         if self._context.size() > 1:
             model.rows = SharedRows(self._context)
-        model.kernel = KERNELS[self._kernel()]
+        model.kernel = KERNELS[schema.attention_kernel(job, self.device.type, self._context.size())]
         if job.compile:
             model.chunk_loss = torch.compile(model.chunk_loss)
         policy = MixedPrecisionPolicy(
@@ -114,14 +114,6 @@ class Native:
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)  # Gloo has no PREMUL_SUM
         model.to_empty(device="cpu" if job.optim.offload else self.device)
-
-    def _kernel(self) -> str:
-        """The name of what computes attention."""
-        if self._job.attention != "auto":
-            return self._job.attention
-        if self.device.type == "cuda":
-            return "flex" if self._job.compile else "sdpa"
-        return "documents" if self._context.size() == 1 else "sdpa"
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         narrowed = map(self._own_positions, batches)

@@ -19,23 +19,11 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 
 from trainer.backend.positions import gather, scatter_sum
 from trainer.model import GemmaConfig
+from trainer.model.config import tensor_problems as problems
 from trainer.model.gemma import Block
 from trainer.model.layers import RMSNorm
 
-
-def problems(config: GemmaConfig, tensor: int) -> list[str]:
-    """Why so many processes cannot share each block; empty where they can."""
-    found = [
-        f"model.{name}={getattr(config, name)} is not a multiple of mesh.tensor={tensor}"
-        for name in ("num_heads", "d_ff")
-        if getattr(config, name) % tensor
-    ]
-    if config.num_kv_heads % tensor and tensor % config.num_kv_heads:
-        found.append(
-            f"model.num_kv_heads={config.num_kv_heads} and mesh.tensor={tensor}: one must be a multiple of the other, "
-            "so that each process has key heads of its own or reads one"
-        )
-    return found
+__all__ = ["problems", "share_block"]
 
 
 def share_block(block: Block, config: GemmaConfig, mesh: DeviceMesh) -> None:

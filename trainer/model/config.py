@@ -83,6 +83,21 @@ def flops_per_token(config: GemmaConfig, sequence_length: int) -> float:
     return 6 * matrices + 12 * config.num_heads * config.head_dim * keys
 
 
+def tensor_problems(config: GemmaConfig, tensor: int) -> list[str]:
+    """Why so many processes cannot share each block's matrices; empty where they can."""
+    found = [
+        f"model.{name}={getattr(config, name)} is not a multiple of mesh.tensor={tensor}"
+        for name in ("num_heads", "d_ff")
+        if getattr(config, name) % tensor
+    ]
+    if config.num_kv_heads % tensor and tensor % config.num_kv_heads:
+        found.append(
+            f"model.num_kv_heads={config.num_kv_heads} and mesh.tensor={tensor}: one must be a multiple of the other, "
+            "so that each process has key heads of its own or reads one"
+        )
+    return found
+
+
 def _matrix_parameters_per_layer(config: GemmaConfig) -> int:
     heads = 2 * config.num_heads + 2 * config.num_kv_heads  # queries and output; keys and values
     return heads * config.d_model * config.head_dim + 3 * config.d_model * config.d_ff

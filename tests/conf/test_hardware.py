@@ -1,0 +1,61 @@
+"""The catalog of hardware: what its names stand for, and what is said of names that it does not have."""
+
+from __future__ import annotations
+
+import pytest
+
+from conf import schema
+from conf.hardware import MACHINES, PEAK_BF16_FLOPS, SLICES, find, peak_bf16_flops, problem
+
+# From the tables of slices on docs.cloud.google.com/tpu/docs: name, chips, hosts.
+PUBLISHED = [
+    ("v4-8", 4, 1), ("v4-128", 64, 16), ("v5p-8", 4, 1), ("v5p-16", 8, 2), ("v5p-64", 32, 8), ("v5p-128", 64, 16),
+    ("v5p-256", 128, 32), ("v5p-512", 256, 64), ("v5e-16", 16, 4), ("v5e-256", 256, 64), ("v6e-8", 8, 1),
+    ("v6e-64", 64, 16), ("v6e-256", 256, 64),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "chips", "hosts"), PUBLISHED)
+def test_names_count_cores_or_chips_as_published(name: str, chips: int, hosts: int) -> None:
+    found = find(name)
+    assert found is not None
+    assert (found.joined, found.hosts) == (chips, hosts)
+
+
+def test_every_entry_has_figures_and_a_public_source() -> None:
+    names = [*MACHINES, *(f"{name}-{slices.counted * slices.sizes[-1]}" for name, slices in SLICES.items())]
+    assert len(names) >= 10
+    for name in names:
+        entry = find(name)
+        assert entry is not None
+        assert entry.source.startswith("https://")
+        assert entry.chip.source.startswith("https://")
+        assert 10e9 < entry.chip.memory_bytes < 200e9
+        assert 100e12 < entry.chip.bf16_flops < 3000e12
+        # Each is slower than the one before it, and none by so much that a unit (bits, both directions) is wrong.
+        per_chip = entry.network / entry.joined
+        assert 1 < entry.chip.memory_bandwidth / entry.chip.link_bandwidth < 20
+        assert 5 < entry.chip.link_bandwidth / per_chip < 250
+
+
+def test_chips_and_devices_have_one_peak() -> None:
+    assert {MACHINES[name].chip.bf16_flops for name in MACHINES} <= set(PEAK_BF16_FLOPS.values())
+    assert peak_bf16_flops("NVIDIA H100 80GB HBM3") == MACHINES["a3-mega"].chip.bf16_flops
+    assert peak_bf16_flops("Some GPU") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a3-mgea", "did you mean a3-mega?"),
+        ("h100", "Known: a2-high"),
+        ("v5p-500", "whose names count TensorCores; near it are v5p-384, v5p-512, v5p-640"),
+        ("v5e-512", "whose names count chips; near it are v5e-64, v5e-128, v5e-256"),
+        ("v5p-7", "near it are v5p-8, v5p-16"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_what_was_meant(name: str, told: str) -> None:
+    (said,) = schema.check(schema.Job(hardware=name))
+    assert f"hardware={name}" in said
+    assert told in said
+    assert problem("a3-mega") is None

@@ -1,0 +1,194 @@
+"""The formulas of `gemcutter plan` against counts made one by one, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils.flop_counter import FlopCounterMode
+
+from conf.hardware import Hardware, find
+from conf.schema import AXES, CHOICES, Job
+from trainer import sharded
+from trainer.model import SIZES, Gemma, GemmaConfig, loss, num_parameters
+from trainer.model.attention import WholeRows
+from trainer.model.kernels import KERNELS, visible
+from trainer.optim import decays
+from trainer.plan import attention, flops, memory, update
+from trainer.plan.flops import model_flops
+from trainer.plan.layout import Layout
+from trainer.plan.roofline import exchange_time, step_time
+from trainer.plan.traffic import Collective, collectives
+
+ATTENTION = runpy.run_path(str(Path(__file__).with_name("plan_steps.py")))["ATTENTION"]  # how torch's counter counts it
+RELEASED = [name for name in SIZES if name != "tiny"]
+
+
+def layout_of(config: GemmaConfig, *sizes: int, **changes) -> Layout:
+    axes = dict(zip(AXES, sizes or (1, 1, 1, 1), strict=True))
+    job = Job(micro_batch=1)
+    layout = Layout.of(job, config, axes, "cuda", job.data.sequence_length)
+    return dataclasses.replace(layout, **changes)
+
+
+def document_rows(length: int, document: int) -> torch.Tensor:
+    """Segment ids of a row of documents of one length, end to end."""
+    return torch.arange(length)[None] // document + 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(length=st.integers(1, 40), document=st.integers(1, 40), window=st.integers(1, 40))
+def test_model_flops_count_the_pairs_that_attention_sees(length: int, document: int, window: int) -> None:
+    """Of the mask itself, pair by pair, for layers with a window and without."""
+    config = dataclasses.replace(SIZES["gemma3_1b"], window=window)
+    segments = document_rows(length, document)
+    pairs = sum(
+        int(visible(segments, window if kind == "local" else None, WholeRows()).sum()) for kind in config.layer_kinds
+    )
+    matrices = [shape for shape in layout_of(config).block_weights() if shape[1] > 1]
+    weights = config.num_layers * sum(rows * columns for rows, columns in matrices)
+    weights += config.vocab_size * config.d_model
+    # Two operations a number and token, three passes; of attention two products, forward, and four backward.
+    expected = 6 * length * weights + 12 * pairs * config.num_heads * config.head_dim
+    assert model_flops(config, length, min(document, length)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_weights_are_those_of_the_model(name: str) -> None:
+    config = SIZES[name]
+    layout = layout_of(config)
+    assert layout.held_numbers() == num_parameters(config)
+    with torch.device("meta"):
+        model = Gemma(config)
+    assert config.num_layers * layout.block_numbers() == sum(weight.numel() for weight in model.blocks.parameters())
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_sharing_divides_weights_but_for_padding(name: str) -> None:
+    """No more than a row of each weight is padding; key heads that the tensor axis cannot divide are whole on each."""
+    config = SIZES[name]
+    for sizes in ((1, 8, 1, 1), (4, 64, 1, 1), (1, 8, 2, 1), (1, 4, 1, 4)):
+        layout = layout_of(config, *sizes)
+        tensor, sharing = layout.axes["tensor"], layout.processes // layout.axes["replica"]
+        copies = tensor - 1 if config.num_kv_heads % tensor else 0
+        key_heads = 2 * config.num_layers * config.num_kv_heads * config.head_dim * config.d_model
+        fair = (num_parameters(config) + copies * key_heads) / sharing
+        assert fair <= layout.held_numbers() <= 1.01 * fair
+
+
+def test_every_policy_of_recomputation_is_known() -> None:
+    assert set(CHOICES["remat"]) <= set(memory.KEPT)
+    assert set(memory.KEPT) == set(flops.RECOMPUTED)
+
+
+def test_the_chunk_of_the_loss_is_the_model_s() -> None:
+    assert (memory.CHUNK, memory.LEAST_ROWS) == (loss.CHUNK, loss.LEAST_ROWS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    length=st.integers(2, 40),
+    document=st.integers(2, 40),
+    window=st.integers(2, 40),
+    cap=st.sampled_from([None, 50.0]),
+    kernel=st.sampled_from(["reference", "sdpa", "documents"]),
+)
+def test_attention_is_counted_as_its_kernels_work(
+    length: int, document: int, window: int, cap: float | None, kernel: str
+) -> None:
+    """Against what passes through torch on rows of several documents, the last one cut."""
+    assume(length % document != 1)  # einsum multiplies with a single key, which is counted as no product of matrices
+    config = dataclasses.replace(SIZES["gemma2_2b"], window=window, attention_soft_cap=cap)
+    layout = layout_of(config, rows=2, sequence_length=length, kernel=kernel)
+    q_BSNH, k_BTKH, v_BTKH = (torch.zeros(2, length, heads, 2) for heads in (2, 1, 1))
+    attend = KERNELS[kernel](document_rows(length, document).expand(2, -1), window, WholeRows())
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        attend(q_BSNH, k_BTKH, v_BTKH, cap, 1.0)
+    pairs = attention.computed_pairs(layout, "local", min(document, length))
+    assert counter.get_total_flops() == 2 * 2 * pairs * q_BSNH.shape[2] * q_BSNH.shape[3]
+
+
+@pytest.mark.parametrize(
+    ("length", "document", "window", "share"), [(1024, 1024, 100_000, 1), (1000, 300, 200, 1), (1024, 700, 129, 2)]
+)
+def test_flex_attention_is_counted_in_the_blocks_of_its_mask(
+    length: int, document: int, window: int, share: int
+) -> None:
+    config = dataclasses.replace(SIZES["gemma3_1b"], window=window)
+    layout = layout_of(config, 1, 1, share, 1, sequence_length=length, kernel="flex")
+    row = document_rows(length, document)[0]
+
+    def sees(_b: torch.Tensor, _h: torch.Tensor, s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        back = s + length - length // share - t
+        return (back >= 0) & (back < window) & (row[s + length - length // share] == row[t])
+
+    mask = create_block_mask(sees, 1, None, length // share, length, device="cpu", BLOCK_SIZE=attention.BLOCK)
+    blocks = int((mask.to_dense() != 0).sum())
+    assert attention.computed_pairs(layout, "local", document) == blocks * attention.BLOCK**2
+
+
+@pytest.mark.parametrize("processes", [1, 3, 8, 1000])
+def test_matrices_are_shared_out_as_muon_does(processes: int) -> None:
+    layout = layout_of(SIZES["gemma3_1b"], optimizer="muon")
+    with torch.device("meta"):
+        model = Gemma(layout.config)
+    shapes = [parameter.shape for name, parameter in model.named_parameters() if decays(name, parameter)]
+    matrices = layout.config.num_layers * layout.matrices()
+    assert [tuple(shape) for shape in shapes] == matrices
+    assert update.shared_out(matrices, processes) == sharded._shared_out(shapes, processes)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_memory_grows_with_rows_and_falls_with_what_saves_it(name: str) -> None:
+    config = SIZES[name]
+    base = layout_of(config, 1, 8, 1, 1, rows=2)
+    total = memory.peak(base).total
+    assert memory.peak(base.with_rows(4)).total > total
+    for policy in ("selective", "block"):
+        assert memory.peak(dataclasses.replace(base, remat=policy)).total < total
+    for sizes in ((1, 16, 1, 1), (1, 8, 2, 1), (1, 8, 1, 2)):
+        if config.num_heads % sizes[3] == 0:
+            assert memory.peak(layout_of(config, *sizes, rows=2)).total < total
+
+
+def machine() -> Hardware:
+    found = find("a3-mega")
+    assert found is not None
+    return found
+
+
+def test_rings_take_links_within_a_machine_and_the_network_beyond() -> None:
+    """Against byte counts by hand: 8 GPUs a machine, 450e9 bytes/s of links each, 200e9 of network together."""
+    config = SIZES["gemma3_27b"]
+    whole = 64_000_000
+
+    def seconds(axes: tuple[str, ...], *sizes: int, kind: str = "all-gather") -> float:
+        one = Collective("", kind, axes, whole, 1, True)
+        return exchange_time(one, layout_of(config, *sizes), machine())
+
+    within = seconds(("fsdp", "context"), 1, 8, 1, 1)
+    assert within == pytest.approx(whole * 7 / 8 / 450e9)
+    # 64 processes on 8 machines: each machine lacks 7/8 of the whole, which comes in once for its 8 GPUs.
+    assert seconds(("fsdp", "context"), 1, 64, 1, 1) == pytest.approx(whole * 7 / 8 / 200e9)
+    # One process a machine: its 8 groups share the network. A sum goes round twice.
+    assert seconds(("replica",), 4, 8, 1, 1, kind="all-reduce") == pytest.approx(2 * 8 * whole * 3 / 4 / 200e9)
+    assert seconds(("tensor",), 1, 1, 1, 4) == pytest.approx(whole * 3 / 4 / 450e9)
+
+
+def test_a_step_takes_no_less_than_its_slowest_part() -> None:
+    layout = layout_of(SIZES["gemma3_27b"], 16, 64, 1, 1, rows=4)
+    time = step_time(layout, machine())
+    assert time.step == max(time.compute, time.memory, time.overlapped) + time.exposed
+    twice = step_time(layout, machine(), micro_batches=2)
+    assert twice.compute == 2 * time.compute
+    assert twice.memory < 2 * time.memory  # weights are updated once
+
+
+def test_nothing_is_exchanged_by_one_process() -> None:
+    assert collectives(layout_of(SIZES["gemma3_1b"])) == []
