@@ -24,7 +24,7 @@ from trainer.backend.native import Native
 from trainer.optim import moments_of
 from trainer.sharded import own_part
 
-# One unit of bf16's last place (2^-8). Each logit is off by some units, but a loss is the mean over some hundred tokens.
+# One unit of bf16's last place. Each logit is off by some units, but a loss is the mean over some hundred tokens.
 EXACT, BF16 = 1e-5, 2**-8
 
 

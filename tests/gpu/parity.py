@@ -5,8 +5,8 @@ Bounds, distances being relative (L2):
     Gemma fp32       logits 1e-5, loss 1e-6, gradient of each tensor 1e-5, as in tests/trainer/test_parity.py; no TF32
     Gemma bf16       logits as far from transformers' in fp32 as 1.5 times transformers' own in bf16
     kernels fp32     output and gradients 1e-5: sums of a few hundred terms in another order
-    kernels bf16     output and gradients as far from the formula in fp32 as 1.5 times the formula's own in bf16; where a
-                     key head serves several, 2 times: torch's kernels round the gradient of each before the sum
+    kernels bf16     output and gradients as far from the formula in fp32 as 1.5 times the formula's own in bf16; where
+                     a key head serves several, 2 times: torch's kernels round the gradient of each before the sum
 
 Shape suffixes: B rows, S positions, N query heads, K key heads, H head width.
 """
