@@ -24,8 +24,8 @@ from trainer.backend.native import Native
 from trainer.optim import moments_of
 from trainer.sharded import own_part
 
-# One unit of bf16's last place. Each logit is off by some units, but a loss is the mean over some hundred tokens.
-EXACT, BF16 = 1e-5, 2**-8
+# A quarter unit of bf16's last place: each logit is off by about a unit, a loss is the mean over some hundred tokens.
+EXACT, BF16 = 1e-5, 2**-10
 
 
 def checks(place: Place) -> dict[str, Check]:
@@ -125,8 +125,8 @@ def resume(place: Place) -> dict[str, Any]:
         finally:
             lab.close()
         losses = {each.folder.name: each.column("loss") for each in (whole, again, resumed)}
+        assert resumed.column("attempt") == [1] * 4 + [2] * 4
         repeats, exact = (_equal(whole.tensors(), each.tensors()) for each in (again, resumed))
-    assert [line["attempt"] for line in resumed.metrics] == [1] * 4 + [2] * 4
     assert exact or not repeats, f"the resumed job differs, while the device repeats itself: {losses}"
     off = max(abs(ours / theirs - 1) for ours, theirs in zip(losses["ended"], losses["whole"], strict=True))
     found = held({"loss": (off, 0.0 if repeats else EXACT)})

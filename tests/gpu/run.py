@@ -149,7 +149,7 @@ def reported(name: str, details: dict[str, dict[str, dict[str, Any]]], quick: bo
         "device": measured_on.get("name"),
         "quick": quick,
         "seconds": seconds,
-        **{part: tally(checks) for part, checks in details.items()},
+        "checks": {part: tally(checks) for part, checks in details.items()},
     }
     report = Report(name, work, details=dict(details))
     report.errors = {

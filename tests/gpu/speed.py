@@ -86,7 +86,9 @@ def litgpt() -> dict[str, Any]:
 def race(work: Work, share: float, place: Place) -> dict[str, Any]:
     """Interleaved windows of all contestants that fit, for this share of the time that is left."""
     until = time.time() + share * place.left()
-    present, absent = _contestants(work, place)
+    job = _job(work)
+    backend = Native(place.device, job)
+    present, absent = _contestants(work, job, backend, place)
     assert {OURS, OURS_EAGER} & set(present), f"ours cannot train: {absent}"
     losses = {name: each.first_loss for name, each in present.items() if name != PEERS[0]}  # that one began trained
     assert max(losses.values()) / min(losses.values()) - 1 <= SAME, f"first losses differ: {losses}"
@@ -97,6 +99,7 @@ def race(work: Work, share: float, place: Place) -> dict[str, Any]:
         start = number % len(names)
         for name in names[start:] + names[:start]:
             _window(present[name], steps, place.device)
+    backend.close()
     tokens = steps * work.rows * work.sequence_length
     medians = {name: tokens / statistics.median(each.seconds) for name, each in present.items()}
     flops, peak = flops_per_token(work.config, work.sequence_length), _peak(place.device)
@@ -114,12 +117,15 @@ def race(work: Work, share: float, place: Place) -> dict[str, Any]:
     }
 
 
-def _contestants(work: Work, place: Place) -> tuple[dict[str, Contestant], dict[str, str]]:
-    """Those that are warm, and why others are absent."""
+def _job(work: Work) -> Job:
     job = Job()
     job.micro_batch, job.data.sequence_length = work.rows, work.sequence_length
     job.tokens_per_step = work.rows * work.sequence_length
-    backend = Native(place.device, job)
+    return job
+
+
+def _contestants(work: Work, job: Job, backend: Native, place: Place) -> tuple[dict[str, Contestant], dict[str, str]]:
+    """Those that are warm, and why others are absent."""
     batches = list(_batches(work, backend))
     present: dict[str, Contestant] = {}
     absent: dict[str, str] = {}
@@ -141,7 +147,6 @@ def _contestants(work: Work, place: Place) -> tuple[dict[str, Contestant], dict[
             present[name] = Contestant(step, _bytes(*held), first)
         except (torch.OutOfMemoryError, ModuleNotFoundError) as error:
             absent[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    backend.close()
     return present, absent
 
 

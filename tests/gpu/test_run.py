@@ -1,4 +1,4 @@
-"""Promises of the script for GPUs, held on a CPU: every part runs, what fails stops nothing else, figures name the device."""
+"""Promises of the script for GPUs, held on a CPU: each part runs, a failure stops no other, figures name the device."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def test_every_part_runs_without_a_failure(quick) -> None:
     """And what a CPU cannot do says why it was not run."""
-    counts = {part: quick["work"][part] for part in run.PARTS}
-    assert counts == {
+    assert quick["work"]["checks"] == {
         "device": {"passed": 1},
         "parity": {"passed": 6 + 2 * 8, "not run": 8},  # flex has no gradients here
         "matrix": {"passed": 3 * 2 * 3 * 2 + 3, "not run": 3 * 2 * 2 * 2},  # compiled ones
