@@ -9,9 +9,11 @@ model with one optimizer, which saves memory for larger ones.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -86,8 +88,14 @@ def litgpt() -> dict[str, Any]:
 def race(work: Work, share: float, place: Place) -> dict[str, Any]:
     """Interleaved windows of all contestants that fit, for this share of the time that is left."""
     until = time.time() + share * place.left()
+    torch.compiler.reset()
+    gc.collect()  # models of the race before may hold themselves, and much memory, in cycles
     job = _job(work)
-    backend = Native(place.device, job)
+    with closing(Native(place.device, job)) as backend:
+        return _race(work, job, backend, until, place)
+
+
+def _race(work: Work, job: Job, backend: Native, until: float, place: Place) -> dict[str, Any]:
     present, absent = _contestants(work, job, backend, place)
     assert {OURS, OURS_EAGER} & set(present), f"ours cannot train: {absent}"
     losses = {name: each.first_loss for name, each in present.items() if name != PEERS[0]}  # that one began trained
@@ -99,7 +107,6 @@ def race(work: Work, share: float, place: Place) -> dict[str, Any]:
         start = number % len(names)
         for name in names[start:] + names[:start]:
             _window(present[name], steps, place.device)
-    backend.close()
     tokens = steps * work.rows * work.sequence_length
     medians = {name: tokens / statistics.median(each.seconds) for name, each in present.items()}
     flops, peak = flops_per_token(work.config, work.sequence_length), _peak(place.device)
@@ -186,10 +193,10 @@ def _transformers(work: Work, device: str) -> tuple[nn.Module, Optimizer]:
 
     theirs_config = transformers.Gemma3TextConfig(**hf_config(work.config, work.config.vocab_size))
     theirs_config._attn_implementation, theirs_config.use_cache = "sdpa", False
-    ours = Gemma(work.config).to(device)
-    init_weights(ours, seed=0)
     with torch.device(device):
+        ours = Gemma(work.config)
         theirs = transformers.Gemma3ForCausalLM(theirs_config).float().train()
+    init_weights(ours, seed=0)
     names, parameters = hf_names(work.config), dict(theirs.named_parameters())
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
