@@ -21,10 +21,10 @@ import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _LIBRARIES = ("numpy", "torch")
 
@@ -84,6 +84,8 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the rows, a line for each peer, and what went wrong."""
+        from rich.table import Table  # here, as a report is also written where nothing but torch is
+
         table = Table(title=f"bench {self.name}", title_justify="left")
         for heading in ("figure", "contestant"):
             table.add_column(heading, no_wrap=True)

@@ -17,14 +17,15 @@ import sys
 from pathlib import Path
 
 import torch
-from twins import config_of
+from torch.optim import Optimizer
 
 from conf.schema import AXES, Job
 from data_pipeline.batch import Batch, Cursor
+from tests.trainer.twins import config_of
 from trainer.backend.native import Native
 from trainer.model import Gemma, init_weights
 from trainer.optim import build_optimizer, set_lr
-from trainer.step import make_train_step
+from trainer.step import TrainStep, make_train_step
 
 ROWS, S, STEPS, WORDS = 4, 32, 10, 256
 GENERATIONS = (1, 2, 3)  # key heads of `config_of`: 1, so that processes of the tensor axis share it, then 2 and 2
@@ -58,18 +59,23 @@ def batch_of(step: int, rows: slice) -> Batch:
     return Batch(*own, torch.zeros(2, dtype=torch.int32), S, torch.tensor([len(own[0])]), Cursor(0, "", "", "", ""))
 
 
-def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]]:
-    """What each update says of itself."""
+def start(generation: int, job: Job, backend: Native) -> tuple[Gemma, Optimizer, TrainStep]:
+    """A new model, its optimizer and its update, as `trainer.build` and `fit` make them."""
     pattern = ("global",) if generation == 1 else ("local", "global")
     config = config_of(generation, num_layers=2, pattern=pattern)
     assert not backend.problems(config)
     with torch.device("meta"):
         model = Gemma(config)
     backend.shard(model)
-    optimizer = build_optimizer(model, job.optim)
+    optimizer = build_optimizer(model, job.optim, job.precision)
     init_weights(model, seed=0)
     set_lr(optimizer, 1e-3)
-    train_step = make_train_step(model, optimizer, job.optim.clip_norm, 0.0, backend)
+    return model, optimizer, make_train_step(model, optimizer, job.optim.clip_norm, 0.0, backend)
+
+
+def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]]:
+    """What each update says of itself."""
+    _, _, train_step = start(generation, job, backend)
     said = []
     for step in range(STEPS):
         own = slice(backend.world.rank, ROWS, backend.world.size)

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.export.hf import hf_config
-from trainer.export.hf_weights import hf_names
 from trainer.model import Gemma, GemmaConfig
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -89,6 +87,8 @@ class Twins:
 
     @property
     def names(self) -> dict[str, str]:
+        from trainer.export.hf_weights import hf_names
+
         return hf_names(self.config)
 
 
@@ -99,7 +99,10 @@ def twins(config: GemmaConfig, std: float, words: int | None = None) -> Twins:
         std: of matrices. 1.0 saturates soft caps, which at 0.02 could be left out unseen.
         words: embedding rows of theirs, fewer than ours where ours are padded; None: as many.
     """
-    import transformers
+    import transformers  # here, as machines without it need the shapes above
+
+    from trainer.export.hf_config import hf_config
+    from trainer.export.hf_weights import hf_names
 
     words = words or config.vocab_size
     content = hf_config(config, words)
