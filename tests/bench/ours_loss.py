@@ -20,7 +20,7 @@ from trainer.model.loss import LEAST_ROWS, chunk_loss, token_loss
 
 VOCAB = 256_000
 WIDTHS = (512, 2048)  # of the model of this benchmark, and of the smallest that was released with this vocabulary
-TIMED_ROWS = 2048
+TIMED_ROWS = 1024  # two chunks
 MEMORY_ROWS = (1024, 4096)
 MEMORY_WIDTH = 512
 
