@@ -13,11 +13,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import loader, order
+from tests.bench import loader, order, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
-BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {"loader": loader.bench, "order": order.bench}
+BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
+    "loader": loader.bench,
+    "order": order.bench,
+    "train": train.bench,
+}
 
 
 def main() -> None:

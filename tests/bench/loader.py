@@ -76,15 +76,16 @@ class Contestant:
         return ROOT.joinpath(*self.module.split(".")).with_suffix(".py")
 
 
-def _own_environment(name: str) -> Path:
+def own_environment(name: str) -> Path:
+    """The Python of a peer that cannot live in ours."""
     return ROOT / ".venv-bench" / name / "bin" / "python"
 
 
 _HERE = Path(sys.executable)
 _PEERS = "tests.bench.peers"
 OURS = Contestant("ours", "tests.bench.ours", _HERE, None, kind="ours")
-_MOSAICML = ("mosaicml-streaming", f"{_PEERS}.mosaicml_streaming", _own_environment("mosaicml-streaming"))
-_LITDATA = ("litdata", f"{_PEERS}.litdata", _own_environment("litdata"))
+_MOSAICML = ("mosaicml-streaming", f"{_PEERS}.mosaicml_streaming", own_environment("mosaicml-streaming"))
+_LITDATA = ("litdata", f"{_PEERS}.litdata", own_environment("litdata"))
 CONTESTANTS = (
     Contestant("webdataset", f"{_PEERS}.webdataset", _HERE, "webdataset", "documents", "documents"),
     Contestant("webdataset", f"{_PEERS}.webdataset", _HERE, "webdataset", "rows"),
@@ -214,7 +215,7 @@ def _prepared(settings: Settings, report: Report, console: Console) -> dict[str,
             continue
         try:
             if contestant.package:
-                report.versions[contestant.package] = _version(contestant)
+                report.versions[contestant.package] = version_of(contestant)
             console.print(f"preparing {contestant.name}")
             if contestant is OURS:
                 folders[contestant.name] = prepare_ours(settings)
@@ -225,9 +226,10 @@ def _prepared(settings: Settings, report: Report, console: Console) -> dict[str,
     return folders
 
 
-def _version(contestant: Contestant) -> str:
+def version_of(contestant: Contestant) -> str:
+    """The version of its package in its environment. Raises Failed where there is none."""
     code = f"import importlib.metadata as m; print(m.version({contestant.package!r}))"
-    return _run(contestant.python, ["-c", code], {}).strip()
+    return run_python(contestant.python, ["-c", code], {}).strip()
 
 
 def _prepare(contestant: Contestant, settings: Settings, made_by: Sequence[Path]) -> Path:
@@ -240,7 +242,7 @@ def _prepare(contestant: Contestant, settings: Settings, made_by: Sequence[Path]
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         settings.prepared.mkdir(parents=True, exist_ok=True)
         arguments = ["prepare", str(settings.documents), str(folder), str(settings.S)]
-        _run(contestant.python, ["-m", contestant.module, *arguments], {})
+        run_python(contestant.python, ["-m", contestant.module, *arguments], {})
         done.touch()
     return folder
 
@@ -249,7 +251,7 @@ def _read(contestant: Contestant, folder: Path, settings: Settings) -> dict[str,
     arguments = ["read", str(folder), str(settings.S), str(settings.B), str(settings.seconds)]
     arguments += [contestant.variant] if contestant.variant else []
     with _one_core(settings.core):
-        output = _run(contestant.python, ["-m", contestant.module, *arguments], _ONE_THREAD)
+        output = run_python(contestant.python, ["-m", contestant.module, *arguments], _ONE_THREAD)
     return json.loads(output.splitlines()[-1])
 
 
@@ -267,7 +269,7 @@ def _one_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _run(python: Path, arguments: Sequence[str], environment: dict[str, str]) -> str:
+def run_python(python: Path, arguments: Sequence[str], environment: dict[str, str]) -> str:
     """Standard output of a process in the root of the repository. Raises Failed with the end of its complaint."""
     if not python.exists():
         raise Failed(f"{python.relative_to(ROOT)} does not exist: run `make setup-bench`")

@@ -24,7 +24,15 @@ from tests.bench.peers.protocol import Batches, Documents, Variant, run
 WINDOW_BLOCKS = 32  # the default of data.window_blocks
 
 
-def shards_of(documents: Documents, folder: Path, out: Path, mixed: bool) -> Shards:
+def shards_of(
+    documents: Documents,
+    folder: Path,
+    out: Path,
+    mixed: bool,
+    *,
+    tokenizer_sha256: str = "",
+    vocab_size: int = 2**16,
+) -> Shards:
     """The documents as token shards: each package a source, or all of them one."""
     ids = (folder / "ids.txt").read_text().split("\n")
     sources = (folder / "sources.txt").read_text().split("\n")
@@ -41,8 +49,8 @@ def shards_of(documents: Documents, folder: Path, out: Path, mixed: bool) -> Sha
                 yield Document(ids[number], source, tokens, 0)
 
     write_shards(
-        written(), out, shard_tokens=2**24, block_documents=256, tokenizer_sha256="", vocab_size=2**16, config={},
-        lineage="",
+        written(), out, shard_tokens=2**24, block_documents=256, tokenizer_sha256=tokenizer_sha256,
+        vocab_size=vocab_size, config={}, lineage="",
     )  # fmt: skip
     return Shards.open(str(out / "manifest.json"))
 

@@ -69,7 +69,7 @@ class Report:
         own |= {name: importlib.metadata.version(name) for name in _LIBRARIES}
         content = {
             "name": self.name,
-            "commit": _commit(),
+            "commit": commit(),
             "machine": _machine(),
             "versions": own | self.versions,
             "work": self.work,
@@ -110,7 +110,8 @@ def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that is measured, with `-dirty` where files were changed."""
     done = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
         capture_output=True,
