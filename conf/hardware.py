@@ -21,7 +21,9 @@ PEAK_BF16_FLOPS = {
 
 
 def peak_bf16_flops(device: str) -> float | None:
-    """Peak FLOP/s of a device by its name; None where the catalog does not know it."""
+    """Peak FLOP/s of a device by its name; None where the catalog does not know it, or it is a part of one (MIG)."""
+    if " MIG " in device or device.endswith(" NVL"):
+        return None
     return next((flops for name, flops in PEAK_BF16_FLOPS.items() if device.startswith(name)), None)
 
 
@@ -91,7 +93,7 @@ MACHINES = {
     for machine in (
         Hardware("a2-high", A100_40, 8, 100e9 / 8, 8, GPU_NETWORK),  # a2-highgpu-8g
         Hardware("a2-ultra", A100_80, 8, 100e9 / 8, 8, GPU_NETWORK),  # a2-ultragpu-8g
-        Hardware("a3-high", H100, 8, 1000e9 / 8, 8, GPU_NETWORK),  # a3-highgpu-8g
+        Hardware("a3-high", H100, 8, 800e9 / 8, 8, GPU_NETWORK),  # a3-highgpu-8g, without the NIC of its host
         Hardware("a3-mega", H100, 8, 1600e9 / 8, 8, GPU_NETWORK),  # a3-megagpu-8g, without the NIC of its host
         Hardware("a3-ultra", H200, 8, 3200e9 / 8, 8, GPU_NETWORK),  # a3-ultragpu-8g, its NICs for GPUs only
         Hardware("a4", B200, 8, 3200e9 / 8, 8, GPU_NETWORK),  # a4-highgpu-8g, the same

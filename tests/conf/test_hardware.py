@@ -41,7 +41,8 @@ def test_every_entry_has_figures_and_a_public_source() -> None:
 def test_chips_and_devices_have_one_peak() -> None:
     assert {MACHINES[name].chip.bf16_flops for name in MACHINES} <= set(PEAK_BF16_FLOPS.values())
     assert peak_bf16_flops("NVIDIA H100 80GB HBM3") == MACHINES["a3-mega"].chip.bf16_flops
-    assert peak_bf16_flops("Some GPU") is None
+    for unknown in ("Some GPU", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H200 NVL"):
+        assert peak_bf16_flops(unknown) is None
 
 
 @pytest.mark.parametrize(

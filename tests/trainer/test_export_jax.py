@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conf.compose import compose
-from conf.exits import CONFIG, DONE, ConfigError
+from conf.exits import CONFIG, DONE, ConfigError, DataError
 from conf.schema import Model
 from data_pipeline.tokenizer import Tokenizer
 from tests.trainer.formats import config_of, logits_of, needs_formats, random_weights, relative, run, tokens_of
@@ -173,6 +173,11 @@ def test_a_checkpoint_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatc
         module.open_jax(tmp_path, dataclasses.replace(model, d_ff=96))
     with pytest.raises(ConfigError, match="kv_einsum/w is missing"):
         module.open_jax(tmp_path, dataclasses.replace(model, num_layers=9))
+    note = {"model": dataclasses.asdict(config), "provenance": {"weights_sha256": "of other weights"}}
+    (tmp_path / "gemcutter.json").write_text(json.dumps(note))
+    with pytest.raises(DataError, match="says of other we"):
+        module.open_jax(tmp_path, model)
+    (tmp_path / "gemcutter.json").unlink()
     with pytest.raises(ConfigError, match="layer_0/attn/_query_norm/scale is unknown"):
         module.open_jax(tmp_path, dataclasses.replace(model, size="gemma2_2b"))
 

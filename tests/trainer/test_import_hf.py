@@ -142,6 +142,11 @@ def test_configs_as_they_were_released_are_read(size: str) -> None:
         ({"layer_types": ["full_attention"]}, "layer_types"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 8.0}}}, "rope_type=yarn"),
         ({"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 8.0}}}, "linear on local"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 8.0}}, "rope_type=yarn"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, "lacks 'factor'"),
+        ({"rope_parameters": []}, "wrong kind"),
+        ({"head_dim": "16"}, "'16' for what is head_dim"),
+        ({"num_hidden_layers": 0, "layer_types": []}, "0 for what is num_layers"),
         ({"hidden_size": ...}, "lacks 'hidden_size'"),
     ],
 )

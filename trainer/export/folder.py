@@ -24,7 +24,8 @@ def new_folder(folder: Path, besides: str | None = None) -> Iterator[Path]:
     """Gives a temporary folder beside it to write into, which becomes `folder` in the end.
 
     Raises ConfigError where `folder` exists and does not hold the same bytes; it is left alone either way. What lies in
-    its folder `besides` is not compared: of that the other files hold a digest.
+    its folder `besides` is not compared: of that the other files hold a digest, which whoever
+    reads it checks.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

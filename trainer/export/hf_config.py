@@ -97,8 +97,8 @@ def gemma_config(content: dict[str, Any]) -> GemmaConfig:
     generation = _GENERATIONS[model_type]
     values = {**_DEFAULTS[model_type], **content}
     _refuse_other_models(values)
-    local, full, scale = _rope(values, generation)
     try:
+        local, full, scale = _rope(values, generation)
         num_layers = values["num_hidden_layers"]
         config = GemmaConfig(
             generation=generation,  # type: ignore[arg-type]  # a key of _ARCHITECTURES
@@ -124,6 +124,16 @@ def gemma_config(content: dict[str, Any]) -> GemmaConfig:
         )
     except KeyError as error:
         raise ConfigError(f"its config.json lacks {error}: restore the file from where the folder came from") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"its config.json has a value of the wrong kind ({error}): restore the file from where the folder came from"
+        ) from error
+    for name in ("vocab_size", "num_layers", "d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim"):
+        if type(count := getattr(config, name)) is not int or count < 1:
+            raise ConfigError(
+                f"its config.json says {count!r} for what is {name} here, which must be a whole number from 1 on: "
+                "restore the file from where the folder came from"
+            )
     return config
 
 
@@ -172,7 +182,7 @@ def _rope(values: dict[str, Any], generation: int) -> tuple[float, float, float]
         sliding = {"rope_theta": values.get("rope_local_base_freq", 10_000.0)} if generation == 3 else full
     else:
         full, sliding = rope.get("full_attention", rope), rope.get("sliding_attention", rope)
-    kinds = [entry.get("rope_type", "default") for entry in (full, sliding)]
+    kinds = [entry.get("rope_type", entry.get("type", "default")) for entry in (full, sliding)]  # `type`: older files
     if kinds[1] != "default" or kinds[0] not in ("default", "linear") or (generation < 3 and kinds[0] != "default"):
         raise ConfigError(
             f"its config.json says rope_type={kinds[0]} on global and {kinds[1]} on local layers: this model divides "

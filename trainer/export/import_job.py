@@ -62,8 +62,11 @@ def import_weights(job: schema.Job) -> int:
         if checkpoint.find(directory) is None:
             with writing(run):
                 directory.mkdir(parents=True, exist_ok=True)
-                (run / "tokenizer.model").write_bytes(model.read_bytes())
-                (run / "config.yaml").write_text(yaml.safe_dump(document(job, run_id, identity), sort_keys=False))
+                stated = yaml.safe_dump(document(job, run_id, identity), sort_keys=False).encode()
+                for name, content in (("tokenizer.model", model.read_bytes()), ("config.yaml", stated)):
+                    partial = run / f"{name}.partial"  # whole or not at all: a full disk must not leave half of it
+                    partial.write_bytes(content)
+                    partial.replace(run / name)
             commit(
                 job, directory, weights, {"model": what["model"], "identity": identity, "origin": {"run_id": run_id}}
             )
@@ -96,7 +99,10 @@ def rows(config: GemmaConfig, pieces: int, tokenizer: Path) -> int:
             f"tokenizer they were trained with (rows are as many as pieces, or up to {ROW_MULTIPLE} more)"
         )
     for size in SIZES.values():
-        if dataclasses.replace(size, vocab_size=stored) == config and size.vocab_size >= pieces:
+        alike = dataclasses.replace(
+            size, vocab_size=stored, max_positions=config.max_positions
+        )  # which change no weight
+        if alike == config and size.vocab_size >= pieces:
             return size.vocab_size
     return -(-stored // ROW_MULTIPLE) * ROW_MULTIPLE
 

@@ -79,6 +79,7 @@ def export_jax(
         checkpointer.wait_until_finished()
         shutil.copyfile(tokenizer_model, temporary / "tokenizer.model")
         write_origin(temporary, config, vocab_size, dtype, provenance | {"weights_sha256": digest_of(ours)}, [])
+    open_jax(folder, schema.Model())  # Orbax's bytes differ from save to save, so what lies there is held to the digest
     return folder
 
 
@@ -108,8 +109,15 @@ def open_jax(folder: Path, model: schema.Model) -> Portable:
     for path, leaf in _leaves(config, _is_transposed(config, stored)).items():
         for place, name in enumerate(leaf.names):
             readers[name] = partial(_part, stored[path], leaf, place)
+    weights = LazyWeights(readers)
+    wanted = read_json(note).get("provenance", {}).get("weights_sha256") if note.is_file() else None
+    if wanted and (found := digest_of({name: weights[name] for name in shapes(config)})) != wanted:
+        raise DataError(
+            f"the weights in {where} have the digest {found[:12]}, and {note} says {wanted[:12]}: export to a new "
+            "folder, or restore this one"
+        )
     tokenizer = folder / "tokenizer.model"
-    return Portable(config, LazyWeights(readers), tokenizer if tokenizer.is_file() else None)
+    return Portable(config, weights, tokenizer if tokenizer.is_file() else None)
 
 
 def transposed(config: GemmaConfig) -> bool:

@@ -202,8 +202,8 @@ def _gemma_config(content: dict[str, Any]) -> GemmaConfig:
             window=values["sliding_window_size"] if generation > 1 else None,
             query_pre_attention=values["head_dim"],
             max_positions=_max_positions(values),
-            attention_soft_cap=values["attention_logit_soft_cap"],
-            final_soft_cap=values["final_logit_soft_cap"],
+            attention_soft_cap=values.get("attention_logit_soft_cap"),  # presets of Gemma 1 may not have it
+            final_soft_cap=values.get("final_logit_soft_cap"),
             qk_norm=generation == 3,
             post_norms=generation > 1,
             rope_base_local=_USUAL[generation].rope_base_local,
@@ -224,7 +224,8 @@ def _max_positions(values: dict[str, Any]) -> int:
 
 def _policy(values: dict[str, Any]) -> str:
     """The dtype of a preset's weights. Raises ConfigError where they are quantized."""
-    policy = (values.get("dtype") or {}).get("config", {}).get("name", "float32")
+    stated = values.get("dtype") or "float32"
+    policy = stated if isinstance(stated, str) else stated.get("config", {}).get("name", "float32")
     if policy not in ("float32", "bfloat16", "float16"):
         raise ConfigError(
             f"its config.json says dtype={policy}, of which no training can begin: name an unquantized one"

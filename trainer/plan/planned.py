@@ -77,6 +77,10 @@ class Plan:
 
 def plan_of(job: schema.Job) -> Plan:
     """All that follows from a job. Raises ConfigError, or DataError where its shards are here and broken."""
+    if job.optim.offload:
+        raise ConfigError(
+            "optim.offload=true cannot be planned: plan without it, and take masters, moments and gradients off"
+        )
     hardware = None if job.hardware is None else find(job.hardware)
     processes, origin = processes_of(job, hardware)
     if problems := schema.check_mesh_size(job, processes, origin):
