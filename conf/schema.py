@@ -300,7 +300,7 @@ POSITIVE = (
     "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.rows",
     "curate.workers",
     "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
-    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm",
+    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
 )  # fmt: skip
 POSITIVE_OR_NULL = (
     "launch.processes",
@@ -392,7 +392,7 @@ def check(job: Job, kind: str = "train") -> list[str]:
         problems.append(f"profile.steps={steps} must be the first and the last step to trace, such as [10,12], or null")
     if problems:
         return problems  # the sums below would only repeat them
-    found = _check_mixture(job.data) + _check_ramp(job) + _check_kernels(job)
+    found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job)
     # A plan is asked which batch to take, so it does not refuse one.
     return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
 
@@ -419,6 +419,16 @@ def _check_mixture(data: Data) -> list[str]:
         if not most > 0:
             problems.append(f"data.max_repetitions.{source}={most} must be greater than 0")
     return problems
+
+
+def _check_schedule(job: Job) -> list[str]:
+    warmup, decay = job.optim.warmup_steps, job.optim.decay_steps
+    if job.optim.schedule != "wsd" or decay is None or warmup + decay <= job.steps:
+        return []
+    return [
+        f"optim.decay_steps={decay} after optim.warmup_steps={warmup} does not fit steps={job.steps}, and the rate "
+        f"would fall at once: use steps={warmup + decay} or more, or fewer steps of decay"
+    ]
 
 
 def _check_kernels(job: Job) -> list[str]:

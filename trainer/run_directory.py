@@ -163,6 +163,8 @@ def refuse_other_identity(was: dict[str, Any], job: schema.Job, where: str) -> N
     version which wrote `was` did not have had its default, in effect.
     """
     now, defaults = schema.identity(job), schema.identity(schema.Job())
+    if was.get("optim.schedule") in ("constant", "wsd"):  # as runs before 2026-11-25 wrote it
+        was = {**was, "optim.schedule": "constant or wsd"}
     differences = [
         f"  {key}: {was.get(key, defaults[key])!r} there, {now[key]!r} here"
         for key in sorted(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -30,12 +31,14 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
 
     def train_step(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         # Divided by the weight of the *global* batch before backward: the gradient is then the same however documents
-        # were packed and however many processes share the work.
+        # were packed and however many processes share the work. Weights are divided and not their loss: its gradient,
+        # once rounded to bfloat16, would be rounded again, and two roundings lean to one side.
         tokens = backend.total(torch.stack([batch.weights_BS.sum() for batch in micro_batches]).sum())
         counts_K = backend.total(torch.stack([batch.counts_K for batch in micro_batches]).sum(0))
         loss = torch.zeros((), device=backend.device)
         for batch in micro_batches:
-            share = loss_of(model, batch, z_loss) / tokens.clamp(min=1)  # every document of a step may be left out
+            weights_BS = batch.weights_BS / tokens.clamp(min=1)  # every document of a step may be left out
+            share = loss_of(model, dataclasses.replace(batch, weights_BS=weights_BS), z_loss)
             share.backward()
             loss += share.detach()
         loss, grad_norm = backend.total(loss), clip_gradients(model, clip_norm, backend)

@@ -145,6 +145,11 @@ def test_given_run_id_is_kept() -> None:
     [
         # each message names the value and what to do
         ({"precision": "fp16"}, ["precision=fp16", "bf16, fp32"]),
+        ({"optim.max_skipped": 0}, ["optim.max_skipped=0", "greater than 0"]),
+        (
+            {"optim.schedule": "wsd", "optim.decay_steps": 950, "steps": 1000},
+            ["optim.decay_steps=950", "optim.warmup_steps=100", "steps=1050"],
+        ),
         ({"optim.schedule": "linear"}, ["optim.schedule=linear", "cosine, wsd, constant"]),
         ({"steps": 0}, ["steps=0", "greater than 0"]),
         ({"seed": -1}, ["seed=-1", "not be negative"]),

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_pipeline.tokenizer import Tokenizer, train
-from tests.trainer import twins as peers
 from tests.trainer.twins import LIKE, S, Twins, config_of, in_bf16, relative, rows, twins, writers
 from trainer.export import hf
 from trainer.model import GemmaConfig, gemma, generate, kernels, layers
@@ -284,7 +283,7 @@ def exported(**changes: Any) -> Spring:
         assert all(name in content for name in changes)
         return content | {name: change(config) if callable(change) else change for name, change in changes.items()}
 
-    return lambda patch: patch.setattr(peers, "hf_config", wrong)
+    return lambda patch: patch.setattr("trainer.export.hf_config.hf_config", wrong)
 
 
 def cache_that_forgets_its_place(patch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ class Report:
                 "memory_bytes": self._backend.memory_bytes(),
                 "steps_skipped": self._run.skipped,
                 **self._data_extras(metrics["counts_K"].tolist(), int(known["samples_done"])),
-                **extras,
+                **{name: _finite(value) for name, value in extras.items()},
             },
         )
 
@@ -123,9 +123,9 @@ class Report:
         if run.in_a_row >= self._job.optim.max_skipped:
             raise DivergedError(
                 f"step {step} of {self._directory.run_id} has {wrong}, as the last of {run.in_a_row} steps in a row "
-                f"(optim.max_skipped={self._job.optim.max_skipped}): nothing of them was saved. Lower optim.peak_lr or "
-                "raise optim.warmup_steps, and start again to go on from the last checkpoint; `gemcutter explain` says "
-                "which documents they held"
+                f"(optim.max_skipped={self._job.optim.max_skipped}): nothing of them was saved. Pass over their data "
+                "with `gemcutter skip --steps` (`gemcutter explain` says which documents that is) and start again, or "
+                "begin a new run with init_from=<this run> and a lower optim.peak_lr"
             )
 
     def _data_extras(self, counts: list[int], samples_done: int) -> dict[str, float]:

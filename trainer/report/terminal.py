@@ -50,7 +50,8 @@ class Terminal:
     def show(self, step: int, values: dict[str, Any]) -> None:
         """One step's metrics, or values beside them."""
         if "held_out_loss" in values:
-            self._held_out = f"  held-out {values['held_out_loss']:.3f}"
+            held_out = values["held_out_loss"]
+            self._held_out = "  held-out none" if held_out is None else f"  held-out {held_out:.3f}"
         left = (time.monotonic() - self._began) / max(1, step - self._first) * (self._steps - step)
         loss = "none" if values["loss"] is None else f"{values['loss']:.3f}"
         numbers = f"loss {loss}{self._held_out}  {values['tokens_per_second']:,.0f} tokens/s  {_clock(left)} left"
