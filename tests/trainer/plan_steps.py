@@ -137,8 +137,8 @@ class Collectives:
 
 
 def uses(tensor: torch.Tensor) -> int:
-    """How many tensors and threads hold its memory."""
-    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    """How many tensors hold its memory, and how many threads the tensor."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) + tensor._use_count()
 
 
 def measure(case: str, trace: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils.flop_counter import FlopCounterMode
@@ -99,6 +99,8 @@ def test_the_chunk_of_the_loss_is_the_model_s() -> None:
     cap=st.sampled_from([None, 50.0]),
     kernel=st.sampled_from(["reference", "sdpa", "documents"]),
 )
+@example(length=40, document=33, window=7, cap=None, kernel="documents")  # parts: first, whole ones and a rest
+@example(length=40, document=33, window=7, cap=50.0, kernel="documents")
 def test_attention_is_counted_as_its_kernels_work(
     length: int, document: int, window: int, cap: float | None, kernel: str
 ) -> None:

@@ -156,14 +156,14 @@ class Layout:
 
     def held_matrix_numbers(self) -> int:
         """Those of matrices of blocks."""
-        return self.config.num_layers * _shard(self._divided_matrices(), self.block_shards)
+        return self.config.num_layers * _shard(self._matrices(), self.block_shards)
 
-    def largest_held_numbers(self, *, matrices: bool = False) -> int:
-        """Those of the largest weight, or of the largest matrix of a block."""
-        of_block = max(_shard([weight], self.block_shards) for weight in self._divided_matrices())
-        return of_block if matrices else max(of_block, _shard(self.root_weights()[:1], self.root_shards))
+    def largest_held_matrix(self) -> int:
+        """Those of the largest of them."""
+        return max(_shard([matrix], self.block_shards) for matrix in self._matrices())
 
-    def _divided_matrices(self) -> list[tuple[int, int]]:
+    def _matrices(self) -> list[tuple[int, int]]:
+        """Those of `block_weights`."""
         return [weight for weight in self.block_weights() if weight[1] > 1]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from trainer.model.config import Kind
 from trainer.plan.attention import fused, parts
 from trainer.plan.layout import MASTER, Layout
-from trainer.plan.update import averaging_bytes, moment_numbers, working_bytes
+from trainer.plan.update import moment_numbers, working_bytes
 
 LEAST_ROWS, CHUNK = 512, 2**25  # of a chunk of the loss: those of trainer.model.loss, which needs torch
 FLOAT = 4  # bytes where norms, scores and the loss compute in float32
@@ -139,10 +139,6 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
         ),
         moment("update", gradients=held, gathered=0, working=working_bytes(at)),
     ]
-    if at.average:
-        moments.append(
-            dataclasses.replace(moments[-1], moment="average of weights", gradients=0, working=averaging_bytes(at))
-        )
     return moments
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 from trainer.plan.layout import MASTER, Layout
@@ -18,12 +19,7 @@ def moment_numbers(at: Layout) -> int:
 
 def working_bytes(at: Layout) -> int:
     """Bytes beside weights, gradients and moments while weights are updated; a fused AdamW needs none."""
-    return MASTER * max(_muon_numbers(at)) if at.optimizer == "muon" else 0
-
-
-def averaging_bytes(at: Layout) -> int:
-    """Bytes beside weights, moments and average while the average moves: the largest weight's, before and after."""
-    return 2 * MASTER * at.largest_held_numbers()
+    return max(_muon_bytes(at)) if at.optimizer == "muon" else 0
 
 
 def exchanged_numbers(at: Layout) -> tuple[int, int]:
@@ -58,36 +54,35 @@ def shared_out(matrices: list[Matrix], processes: int) -> list[list[int]]:
     """The numbers of those that each process works on, as `trainer.sharded` shares them out, which needs torch."""
     cost = [rows * columns * min(rows, columns) for rows, columns in matrices]
     works_on: list[list[int]] = [[] for _ in range(processes)]
-    load = [0] * processes
+    loads = [(0, process) for process in range(processes)]  # a heap
     for number in sorted(range(len(matrices)), key=lambda number: -cost[number]):
-        least = load.index(min(load))
+        load, least = loads[0]
         works_on[least].append(number)
-        load[least] += cost[number]
+        heapq.heapreplace(loads, (load + cost[number], least))
     return works_on
 
 
-def _muon_numbers(at: Layout) -> Iterator[int]:
-    """At each moment of an update, in float32 numbers; what is ahead of the momentum is there at all of them."""
-    ahead, mine = at.held_matrix_numbers(), own_matrices(at)
-    worked = sum(rows * columns for rows, columns in mine)
+def _muon_bytes(at: Layout) -> Iterator[int]:
+    """At each moment of an update. The gradients ahead of the momentum are there at all of them."""
+    ahead, mine = MASTER * at.held_matrix_numbers(), own_matrices(at)
+    worked = MASTER * sum(rows * columns for rows, columns in mine)
     alone = at.processes == 1
-    done, received = 0, 0 if alone else 2 * worked  # as they came, and put together
+    received = 0 if alone else 2 * worked  # as they came, and put together
+    done = 0
     for matrix in mine:
-        yield ahead + received + done + _orthogonal_numbers(at, matrix)
-        done += matrix[0] * matrix[1]
+        yield ahead + received + done + _orthogonal_bytes(at, matrix)
+        done += MASTER * matrix[0] * matrix[1]
     if not alone:
-        out = _handed_out(at)
-        yield 2 * ahead + worked  # parts that come and go
-        yield ahead + received + done + out + max(ahead, _copied(at))
-    yield 2 * ahead + 2 * at.largest_held_numbers(matrices=True)  # applied, weight by weight
+        yield 2 * ahead + worked  # what is handed out and taken in
+        yield ahead + received + done + MASTER * (_handed_out(at) + max(at.held_matrix_numbers(), _copied(at)))
+    yield 2 * ahead + 2 * MASTER * at.largest_held_matrix()  # weight by weight, before and after
 
 
-def _orthogonal_numbers(at: Layout, matrix: Matrix) -> int:
-    """While one matrix is made orthogonal: it and its square, before and after, and then the result in float32."""
+def _orthogonal_bytes(at: Layout, matrix: Matrix) -> int:
+    """While one matrix is made orthogonal: it and its square, before and after an iteration, or the result."""
     less, more = sorted(matrix)
-    one = less * more + less**2
-    compute = at.compute / MASTER
-    return int(2 * one * compute if compute == 1 else max(2 * one * compute, one * compute + less * more))
+    one = at.compute * (less * more + less**2)
+    return max(2 * one, one + MASTER * less * more) if at.compute != MASTER else 2 * one
 
 
 def _copies(at: Layout, index: int) -> int:
