@@ -17,13 +17,7 @@ WORDS = 250  # pieces; the last rows of the embedding have none
 every_size = pytest.mark.parametrize("config", LIKE.values(), ids=LIKE.keys())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With two, the first forward pass of a process was now and then seen to differ by 5e-5; with one never."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prompts() -> list[list[int]]:

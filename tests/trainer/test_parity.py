@@ -21,13 +21,7 @@ every_size = pytest.mark.parametrize("config", LIKE.values(), ids=LIKE.keys())
 every_generation = pytest.mark.parametrize("config", GENERATIONS.values(), ids=GENERATIONS.keys())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With two, the first forward pass of a process was now and then seen to differ by 5e-5; with one never."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True, params=["reference", "sdpa", "documents"])

@@ -94,6 +94,7 @@ def test_too_many_in_a_row_end_the_run_and_what_was_saved_stands(train, max_skip
         assert saved == [1, 4, 5, 9, 10]
         return
     assert saved == [1, 4, 5]
+    assert running.column("step") == list(range(1, 9))  # the last one has its line, too
     assert f"step 8 of {name} has loss=inf" in running.said
     assert "as the last of 3 steps in a row (optim.max_skipped=3): nothing of them was saved" in running.said
 

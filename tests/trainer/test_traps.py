@@ -33,13 +33,7 @@ Spring = Callable[[pytest.MonkeyPatch], None]
 FAR = 20_000
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """With two, the first forward pass of a process was now and then seen to differ by 5e-5; with one never."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Checks.

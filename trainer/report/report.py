@@ -90,7 +90,7 @@ class Report:
         (step, metrics, known, extras), self._pending = self._pending, None
         values = {name: value.item() for name, value in metrics.items() if name != "counts_K"}
         self._run.tokens_seen += round(values.pop("tokens"))
-        self._count_skipped(step, values)
+        diverged = self._count_skipped(step, values)
         tokens_per_second = schema.tokens_of_step(self._job, step) / known["step_seconds"]
         peak = self._backend.peak_flops()
         self._write(
@@ -110,23 +110,26 @@ class Report:
                 **{name: _finite(value) for name, value in extras.items()},
             },
         )
+        if diverged is not None:
+            raise diverged
 
-    def _count_skipped(self, step: int, values: dict[str, float]) -> None:
-        """Count the step if its update was left out. Raises DivergedError where that were too many in a row."""
+    def _count_skipped(self, step: int, values: dict[str, float]) -> DivergedError | None:
+        """Count the step if its update was left out; what to raise, once it is written, were that too many in a row."""
         run = self._run
         if not values["skipped"]:
             run.in_a_row = 0
-            return
+            return None
         run.skipped, run.in_a_row = run.skipped + 1, run.in_a_row + 1
         wrong = ", ".join(f"{name}={values[name]}" for name in ("loss", "grad_norm") if not math.isfinite(values[name]))
         self.event("skipped", step=step, wrong=wrong, in_a_row=run.in_a_row)
         if run.in_a_row >= self._job.optim.max_skipped:
-            raise DivergedError(
+            return DivergedError(
                 f"step {step} of {self._directory.run_id} has {wrong}, as the last of {run.in_a_row} steps in a row "
                 f"(optim.max_skipped={self._job.optim.max_skipped}): nothing of them was saved. Pass over their data "
                 "with `gemcutter skip --steps` (`gemcutter explain` says which documents that is) and start again, or "
                 "begin a new run with init_from=<this run> and a lower optim.peak_lr"
             )
+        return None
 
     def _data_extras(self, counts: list[int], samples_done: int) -> dict[str, float]:
         """Tokens of each source so far, planned and actual, and what reading suffered; counts the step's."""
