@@ -65,6 +65,8 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     if last is not None:
         stream.check(cursor_of(last), last.state.get("order"))
         ramp.check(last.state.get("ramp"), last.step)
+    if backend.processes.rank == 0:
+        directory.keep_config()
 
     with torch.device("meta"):
         model = Gemma(config)

@@ -37,7 +37,7 @@ class RunDirectory:
         self._lock: int | None = None
 
     def claim(self) -> int:
-        """Make the directory this job's, write config.yaml, and return the number of this attempt.
+        """Make the directory this job's, and return the number of this attempt.
 
         One process of the job calls it; `changes` is known from then on. Raises ConfigError, with the difference, where
         the directory belongs to a run of another identity; DataError where another live job holds it or the disk does
@@ -52,14 +52,14 @@ class RunDirectory:
             self.left_behind = self._left_behind(before["config"]["checkpoint"]["directory"])
             self.changes = _changes(before["config"], dataclasses.asdict(self._job))
         attempts = [event["attempt"] for event in self.events() if event["event"] == "start"]
-        self._write_config()
         return max(attempts, default=0) + 1
 
     def _left_behind(self, directory: str | None) -> Path | None:
         before = schema.checkpoints_of(self.path, self.run_id, directory)
         return before if before != self.checkpoints and any(before.glob("step-*/COMMIT")) else None
 
-    def _write_config(self) -> None:
+    def keep_config(self) -> None:
+        """Write config.yaml, once nothing refuses the job any more. Raises DataError where the disk is full."""
         config = dataclasses.asdict(self._job)
         document = {
             "format": FORMAT,

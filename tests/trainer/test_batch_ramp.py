@@ -137,8 +137,10 @@ def test_a_stage_can_be_appended_and_the_past_cannot_change(inside, lab, command
     assert inside("whole", *SMALL, planned, *constant, "steps=12")[0] == 0
     assert inside("grown", *SMALL, *constant, "steps=8")[0] == 0
     (lab.folder / "runs" / "grown" / ".lock").unlink()
+    stated = (lab.folder / "runs" / "grown" / "config.yaml").read_bytes()
     code, said = inside("grown", *SMALL, "batch_ramp=[{from_step:8,tokens_per_step:768}]", *constant, "steps=12")
     assert code == 78
+    assert (lab.folder / "runs" / "grown" / "config.yaml").read_bytes() == stated  # what explain and skip go by
     assert "batch_ramp differs for the 8 steps that are done: 6 rows from step 1 on there, 6 rows from step 1" in said
     assert "new stages may begin at step 9" in said
     (lab.folder / "runs" / "grown" / ".lock").unlink()

@@ -60,6 +60,7 @@ def keep_run(config: GemmaConfig, weights: dict[str, torch.Tensor], tokenizer: P
     job = compose("train", ["backend=cpu", f"run_id={run_id}"])
     directory = RunDirectory(job)
     directory.claim()
+    directory.keep_config()
     state = {"step": 0, "tokens_seen": 0, "model": dataclasses.asdict(config), "identity": {}, "origin": {}}
     backend = choose(job)
     named = {f"model.{name}": weight for name, weight in weights.items()}
