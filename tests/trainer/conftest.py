@@ -283,6 +283,19 @@ def one_thread():
 
 
 @pytest.fixture
+def command(lab, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """A plain command in this process. Gives (exit code, what it said, what it complained of)."""
+    monkeypatch.chdir(lab.folder)
+
+    def run(kind: str, *arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main(kind, list(map(str, arguments)))
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
 def inside(lab: Lab, one_thread: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     """The command `python -m trainer train ...` in this process, which saves the seconds of starting one.
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
-import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +19,7 @@ from torch.optim import Optimizer
 
 from conf.schema import AXES, Job
 from data_pipeline.batch import Batch, Cursor
+from tests.trainer.forked import together
 from tests.trainer.twins import config_of
 from trainer.backend.native import Native
 from trainer.model import Gemma, init_weights
@@ -84,35 +83,23 @@ def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]
     return said
 
 
-def process(output: Path, mesh: str, rank: int, port: int) -> None:
-    sizes = [int(size) for size in mesh.split("x")]
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(math.prod(sizes)), "MASTER_PORT": str(port)}
+def process(output: Path, mesh: str, sizes: list[int]) -> None:
+    """What one of the processes of a mesh does."""
     job = job_of(sizes)
     backend = Native("cpu", job)
     said = {}
     for job.optim.name in OPTIMIZERS:
         for generation in GENERATIONS:
             said[f"{job.optim.name} {generation}"] = updates(generation, job, backend)
-    Path(f"{output / mesh}.{rank}").write_text(json.dumps(said))
+    Path(f"{output / mesh}.{backend.processes.rank}").write_text(json.dumps(said))
     backend.close()
 
 
 def main(output: Path, meshes: list[str]) -> None:
-    """Each mesh in processes of its own, copies of this one, which has imported all that they need."""
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    torch.set_num_threads(1)
-    fork = multiprocessing.get_context("fork")
+    """Each mesh in processes of its own."""
     for mesh in meshes:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        processes = math.prod(int(size) for size in mesh.split("x"))
-        started = [fork.Process(target=process, args=(output, mesh, rank, port)) for rank in range(processes)]
-        for one in started:
-            one.start()
-        for one in started:
-            one.join()
-            if one.exitcode:
-                raise SystemExit(f"{mesh}: a process ended with {one.exitcode}")
+        sizes = [int(size) for size in mesh.split("x")]
+        together(math.prod(sizes), partial(process, output, mesh, sizes), mesh)
 
 
 if __name__ == "__main__":

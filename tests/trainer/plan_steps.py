@@ -16,12 +16,11 @@ from __future__ import annotations
 import bisect
 import json
 import math
-import multiprocessing
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from conf.schema import AXES, Job, get
 from data_pipeline.batch import Batch, Cursor
+from tests.trainer.forked import together
 from trainer.average import Average
 from trainer.backend import positions
 from trainer.backend.native import Native
@@ -198,30 +198,18 @@ def most_bytes(events: list[dict[str, Any]]) -> int:
     return most
 
 
-def process(folder: Path, case: str, rank: int, port: int) -> None:
-    processes = math.prod(int(size) for size in case.split(",")[0].split("x"))
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_PORT": str(port)}
+def process(folder: Path, case: str) -> None:
+    """What one of the processes of a case does."""
+    rank = int(os.environ["RANK"])
     said = measure(case, folder / f"trace-{rank}.json")
     if rank == 0:
         (folder / f"{case}.json").write_text(json.dumps(said))
 
 
 def main(folder: Path, cases: list[str]) -> None:
-    """Each case in processes of its own, copies of this one, which has imported all that they need."""
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    torch.set_num_threads(1)
-    fork = multiprocessing.get_context("fork")
+    """Each case in processes of its own."""
     for case in cases:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        processes = math.prod(int(size) for size in case.split(",")[0].split("x"))
-        started = [fork.Process(target=process, args=(folder, case, rank, port)) for rank in range(processes)]
-        for one in started:
-            one.start()
-        for one in started:
-            one.join()
-            if one.exitcode:
-                raise SystemExit(f"{case}: a process ended with {one.exitcode}")
+        together(math.prod(int(size) for size in case.split(",")[0].split("x")), partial(process, folder, case), case)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import torch
 
 from data_pipeline.stream import TokenStream
 from trainer import checkpoint, train
-from trainer.__main__ import main
 
 STEPS = 18
 RAMP = "batch_ramp=[{from_step:6,tokens_per_step:768},{from_step:13,tokens_per_step:1536}]"  # 6, 12, then 24 rows
@@ -88,19 +87,6 @@ def samples_told(command, run: str, step: int) -> list[int]:
     assert code == 0
     parts = [json.loads(line) for line in said.splitlines()]
     return list(dict.fromkeys(part["sample"] for part in parts))
-
-
-@pytest.fixture
-def command(lab, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """A plain command in this process. Gives (exit code, what it said, what it complained of)."""
-    monkeypatch.chdir(lab.folder)
-
-    def run(kind: str, *arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(kind, list(map(str, arguments)))
-        return code, *capfd.readouterr()
-
-    return run
 
 
 def test_explain_tells_the_rows_that_were_fed_also_where_steps_were_passed_over(inside, lab, fed, command) -> None:

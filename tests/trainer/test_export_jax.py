@@ -11,14 +11,12 @@ import pytest
 import torch
 
 from conf.compose import compose
-from conf.exits import CONFIG, DONE, ConfigError, DataError
+from conf.exits import ConfigError, DataError
 from conf.schema import Model
 from data_pipeline.tokenizer import Tokenizer
 from tests.trainer.formats import config_of, logits_of, needs_formats, random_weights, relative, run, tokens_of
 from trainer import checkpoint
-from trainer.__main__ import main
 from trainer.backend import choose
-from trainer.export import export_hf
 from trainer.export.jax import export_jax, transposed
 from trainer.model import SIZES, GemmaConfig
 from trainer.run_directory import RunDirectory
@@ -181,16 +179,3 @@ def test_a_checkpoint_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "gemcutter.json").unlink()
     with pytest.raises(ConfigError, match="layer_0/attn/_query_norm/scale is unknown"):
         module.open_jax(tmp_path, dataclasses.replace(model, size="gemma2_2b"))
-
-
-def test_without_jax_the_job_says_what_to_install(tmp_path: Path, corpus, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "jax", None)  # as where it is not installed
-    tokenizer = corpus.folder / "tokenizer.model"
-    pieces = Tokenizer.load(tokenizer).vocab_size
-    config = config_of(1, pieces)
-    export_hf(config, random_weights(config), tokenizer, pieces, tmp_path / "hf", "fp32", {})
-    assert main("import", ["pretrained.folder=hf", "run_id=one", "backend=cpu"]) == DONE
-    assert main("export", ["run=one", "export.format=jax", "export.output=params"]) == CONFIG
-    assert "install gemcutter[jax]" in capsys.readouterr().err
-    assert not (tmp_path / "params").exists()

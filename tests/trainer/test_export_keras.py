@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from conf.exits import CONFIG, DONE, ConfigError, DataError
+from conf.exits import DONE, ConfigError, DataError
 from data_pipeline.tokenizer import Tokenizer
 from tests.trainer.formats import config_of, logits_of, needs_formats, random_weights, relative, run, tokens_of
 from trainer import checkpoint
@@ -164,16 +164,3 @@ def test_a_preset_of_another_model_is_refused(change: dict, message: str, tmp_pa
     (tmp_path / "config.json").write_text(json.dumps({"registered_name": name, "config": values}))
     with pytest.raises(ConfigError, match=message):
         open_keras(tmp_path)
-
-
-def test_without_keras_the_job_says_what_to_install(tmp_path: Path, corpus, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "keras", None)  # as where it is not installed
-    tokenizer = corpus.folder / "tokenizer.model"
-    pieces = Tokenizer.load(tokenizer).vocab_size
-    config = config_of(1, pieces)
-    export_hf(config, random_weights(config), tokenizer, pieces, tmp_path / "hf", "fp32", {})
-    assert main("import", ["pretrained.folder=hf", "run_id=one", "backend=cpu"]) == DONE
-    assert main("export", ["run=one", "export.format=keras", "export.output=preset"]) == CONFIG
-    assert "install gemcutter[keras]" in capsys.readouterr().err
-    assert not (tmp_path / "preset").exists()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -379,3 +380,13 @@ def test_an_import_is_made_once_and_never_over_another(tokenizer: Path, here: Pa
     assert "runs/kept holds something else than two" in capsys.readouterr().err
     assert main("import", ["backend=cpu"]) == CONFIG
     assert "pretrained.folder= is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("library", ["jax", "keras"])
+def test_without_its_library_a_format_says_what_to_install(library, tokenizer: Path, here: Path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, library, None)  # as where it is not installed
+    export(1, tokenizer, here / "hf")
+    imported(here / "hf", "one")
+    assert main("export", ["run=one", f"export.format={library}", "export.output=out"]) == CONFIG
+    assert f"install gemcutter[{library}]" in capsys.readouterr().err
+    assert not (here / "out").exists()

@@ -104,19 +104,6 @@ def train(start):
 
 
 @pytest.fixture
-def command(lab, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """A plain command in this process. Gives (exit code, what it said, what it complained of)."""
-    monkeypatch.chdir(lab.folder)
-
-    def run(kind: str, *arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(kind, list(map(str, arguments)))
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def skip(command):
     """The command, which must end well. Gives what it said."""
 

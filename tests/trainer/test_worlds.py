@@ -8,7 +8,7 @@ import torch
 
 from data_pipeline.stream import TokenStream
 
-# What may differ is the order in which float32 sums are formed; the bar is 1e-5, about a hundred roundings.
+# What may differ is the order in which float32 sums are formed: 1e-5 is about a hundred roundings.
 EXACT = 1e-5
 # bfloat16 rounds to 8 bits, 2^-9 relative on average per value; the loss averages hundreds of tokens of it.
 ROUNDED = 2**-8
