@@ -433,8 +433,6 @@ def _check_schedule(job: Job) -> list[str]:
 
 def _check_kernels(job: Job) -> list[str]:
     problems = []
-    if job.compile and job.remat == "selective":
-        problems.append("remat=selective with compile=true: compiled blocks recompute what is cheap; use remat=none")
     if job.attention == "flex" and job.backend.name == "cpu":
         problems.append("attention=flex has no gradients on a CPU: use attention=auto")
     if job.attention == "documents" and job.mesh.context != 1:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tests.bench.peers.training import Step, Variant, peak_bytes, resident_bytes, run
-from trainer.model.loss import LEAST_ROWS, chunk_loss, token_loss
+from trainer.model.loss import LEAST_ROWS, fusible_chunk_loss, token_loss
 
 VOCAB = 256_000
 WIDTHS = (512, 2048)  # of the model of this benchmark, and of the smallest that was released with this vocabulary
@@ -35,7 +35,7 @@ def _inputs(rows: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _timed(width: int, folder: Path) -> Step:
     x_RD, embedding_VD, targets_R, weights_R = _inputs(TIMED_ROWS, width)
-    chunk = torch.compile(chunk_loss)
+    chunk = torch.compile(fusible_chunk_loss)
     left_RD, right_VD = x_RD.detach(), embedding_VD.detach()
     logits_RV = torch.empty(TIMED_ROWS, VOCAB, dtype=torch.bfloat16)
     grad_x_RD, grad_embedding_VD = torch.empty_like(left_RD), torch.empty_like(right_VD)
@@ -63,7 +63,7 @@ def _seconds(work: Callable[[], None]) -> float:
 
 def _memory(rows: int, folder: Path) -> Step:
     x_RD, embedding_VD, targets_R, weights_R = _inputs(rows, MEMORY_WIDTH)
-    chunk = torch.compile(chunk_loss)
+    chunk = torch.compile(fusible_chunk_loss)
     # Compiled for a whole chunk, and threads started, before anything is counted.
     token_loss(*_inputs(LEAST_ROWS, 16), None, 0.0, chunk).backward()
 

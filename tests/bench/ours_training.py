@@ -128,7 +128,9 @@ if __name__ == "__main__":
         run(
             dict(
                 [
-                    _variant("compiled", "precision=bf16 compile=true", "compile=true"),
+                    _variant(
+                        "compiled", "precision=bf16 compile=true remat=selective", "compile=true", "remat=selective"
+                    ),
                     _variant("eager", "precision=bf16"),
                     _variant(
                         "one-document",

@@ -43,6 +43,7 @@ from trainer.step import make_train_step
 
 ROWS, S = 2, 128  # of a micro-batch
 LEAST_ROWS, CHUNK = 64, 2**17  # of a chunk of the loss: 128 tokens, so that there are several
+PART = {"cpu": 2**15}  # a quarter of the embedding
 
 
 def config_of(generation: int) -> GemmaConfig:
@@ -82,16 +83,14 @@ def batch() -> Batch:
 Shape = Sequence[int]
 
 
-def forward_flop(q: Shape, k: Shape, v: Shape, dropout: float = 0.0, causal: bool = False, **_: Any) -> int:
-    """Of the processor's attention; where it is causal, of keys that are not later."""
-    return sdpa_flop_count(q, k, v) * (q[2] + 1) // (2 * q[2]) if causal else sdpa_flop_count(q, k, v)
+def forward_flop(q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
+    """Of the processor's attention under a mask."""
+    return sdpa_flop_count(q, k, v)
 
 
-def backward_flop(grad: Shape, q: Shape, k: Shape, v: Shape, *others: Any, **_: Any) -> int:
+def backward_flop(grad: Shape, q: Shape, k: Shape, v: Shape, *_: Any, **__: Any) -> int:
     """Of its backward pass."""
-    *_out_and_sums, _dropout, causal = others
-    flops = sdpa_backward_flop_count(grad, q, k, v)
-    return flops * (q[2] + 1) // (2 * q[2]) if causal else flops
+    return sdpa_backward_flop_count(grad, q, k, v)
 
 
 ATTENTION = {
@@ -144,7 +143,7 @@ def uses(tensor: torch.Tensor) -> int:
 def measure(case: str, trace: Path) -> dict[str, Any]:
     """What this process measures of a case."""
     job, generation = job_of(case)
-    loss.LEAST_ROWS, loss.CHUNK = LEAST_ROWS, CHUNK
+    loss.LEAST_ROWS, loss.CHUNK, loss.PART = LEAST_ROWS, CHUNK, PART
     backend = Native("cpu", job)
     config = config_of(generation)
     assert not backend.problems(config)

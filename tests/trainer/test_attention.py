@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.model.attention import WholeRows
+from trainer.model.document_attention import QUERIES, attend_documents, attend_documents_backward, first_keys
 from trainer.model.kernels import KERNELS, reference, visible
 from trainer.model.layers import RMSNorm, rope_tables, rotate
 
@@ -79,6 +81,54 @@ def test_documents_apart_are_documents_masked(segments: list[int], window: int |
     rows = torch.tensor([segments])[:, : len(segments) // 2 * 2].view(2, -1)
     out, plain = (KERNELS[name](rows, window, WholeRows())(q, k, v, None, 0.3) for name in ("documents", "reference"))
     torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[333], [128, 128, 77], [5, 250, 78], [1] * 130 + [203], [200, 100, 33]])
+@pytest.mark.parametrize("window", [None, 1, 100, QUERIES, 129, 260])
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_blocks_of_queries_are_documents_masked(lengths: list[int], window: int | None, cap: float | None) -> None:
+    """With documents and windows that begin within blocks, where blocks begin, and blocks before."""
+    ids = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    segments = torch.stack([ids, ids.flip(0)])
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, 333, n, H, generator=generator).requires_grad_() for n in (4, 2, 2))
+    weight = torch.randn(q.shape, generator=generator)
+    results = []
+    for name in ("documents", "reference"):
+        out = KERNELS[name](segments, window, WholeRows())(q, k, v, cap, 0.3)
+        results.append((out, *torch.autograd.grad((out * weight).sum(), (q, k, v))))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_operations_of_blocks_are_counted_as_they_are_done() -> None:
+    """What is registered for torch's counter against what passes through torch."""
+    ids = torch.tensor([0] * 100 + [1] * 233)[None]
+    q, k, v = (torch.zeros(1, 333, n, H) for n in (4, 2, 2))
+    first = first_keys(ids, 150)
+    for operation, tensors in ((attend_documents, (q, k, v)), (attend_documents_backward, (q, q, k, v))):
+        counted = []
+        for way in (operation, operation._init_fn):
+            with FlopCounterMode(display=False) as counter:
+                way(*tensors, first, None, 1.0)
+            counted.append(counter.get_total_flops())
+        assert counted[0] == counted[1] > 0
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_compilation_takes_blocks_as_one_operation(cap: float | None) -> None:
+    """Without a break in the graph, whatever the documents, and with the same gradients."""
+    q, k, v = heads(4, 2)
+
+    def loss(q: Tensor, k: Tensor, v: Tensor, first: Tensor) -> Tensor:
+        return (attend_documents(q * 2, k, v, first, cap, 0.3) ** 2).sum()
+
+    compiled = torch.compile(loss, fullgraph=True)
+    for segments in (packed(), torch.ones(B, S)):
+        first = first_keys(segments, None)
+        ours = torch.autograd.grad(compiled(q, k, v, first), (q, k, v))
+        for got, want in zip(ours, torch.autograd.grad(loss(q, k, v, first), (q, k, v)), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from trainer.model import loss as loss_module
-from trainer.model.loss import chunk_loss, token_loss
+from trainer.model.loss import chunk_loss, fusible_chunk_loss, token_loss
 
 R, D, V = 45, 16, 130
 
@@ -31,8 +31,9 @@ def plain(x, embedding, targets, weights, cap, z_loss):
 
 @pytest.mark.parametrize("cap", [None, 3.0])
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
-@pytest.mark.parametrize("chunk", [7, 45, 512])
-def test_the_chunked_loss_is_the_plain_formula(monkeypatch, cap, z_loss, chunk) -> None:
+@pytest.mark.parametrize(("chunk", "words"), [(7, 130), (45, 9), (512, 1000)])
+def test_the_chunked_loss_is_the_plain_formula(monkeypatch, cap, z_loss, chunk, words) -> None:
+    monkeypatch.setattr(loss_module, "PART", {"cpu": words * D})
     monkeypatch.setattr(loss_module, "LEAST_ROWS", chunk)
     monkeypatch.setattr(loss_module, "CHUNK", 0)
     x, embedding, targets, weights = inputs()
@@ -52,7 +53,7 @@ def test_the_chunked_loss_is_the_plain_formula(monkeypatch, cap, z_loss, chunk) 
 def test_the_compiled_loss_is_the_same(cap, dtype) -> None:
     """But for the order of sums: in bfloat16 a gradient may round to the neighbour."""
     results = []
-    for chunk in (chunk_loss, torch.compile(chunk_loss)):
+    for chunk in (chunk_loss, torch.compile(fusible_chunk_loss)):
         x, embedding, targets, weights = inputs(dtype)
         loss = token_loss(x, embedding, targets, weights, cap, 0.01, chunk)
         loss.backward()

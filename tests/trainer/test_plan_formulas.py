@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from conf.hardware import Hardware, find
 from conf.schema import AXES, CHOICES, Job
 from trainer import sharded
-from trainer.model import SIZES, Gemma, GemmaConfig, loss, num_parameters
+from trainer.model import SIZES, Gemma, GemmaConfig, document_attention, loss, num_parameters
 from trainer.model.attention import WholeRows
 from trainer.model.kernels import KERNELS, visible
 from trainer.optim import decays
@@ -87,8 +87,10 @@ def test_every_policy_of_recomputation_is_known() -> None:
     assert set(memory.KEPT) == set(flops.RECOMPUTED)
 
 
-def test_the_chunk_of_the_loss_is_the_model_s() -> None:
-    assert (memory.CHUNK, memory.LEAST_ROWS) == (loss.CHUNK, loss.LEAST_ROWS)
+def test_sizes_are_those_of_the_model() -> None:
+    assert attention.BLOCK == document_attention.QUERIES
+    for name in ("CHUNK", "LEAST_ROWS", "PART", "OTHER_PART"):
+        assert getattr(memory, name) == getattr(loss, name)
 
 
 @settings(deadline=None, max_examples=40)
@@ -99,8 +101,8 @@ def test_the_chunk_of_the_loss_is_the_model_s() -> None:
     cap=st.sampled_from([None, 50.0]),
     kernel=st.sampled_from(["reference", "sdpa", "documents"]),
 )
-@example(length=40, document=33, window=7, cap=None, kernel="documents")  # parts: first, whole ones and a rest
-@example(length=40, document=33, window=7, cap=50.0, kernel="documents")
+@example(length=300, document=170, window=140, cap=None, kernel="documents")  # several blocks, and a rest
+@example(length=300, document=290, window=20, cap=50.0, kernel="documents")
 def test_attention_is_counted_as_its_kernels_work(
     length: int, document: int, window: int, cap: float | None, kernel: str
 ) -> None:

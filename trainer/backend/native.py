@@ -27,8 +27,9 @@ from trainer.backend.remat import recomputing
 from trainer.model import Gemma, GemmaConfig
 from trainer.model.gemma import Block
 from trainer.model.kernels import KERNELS
+from trainer.model.loss import fusible_chunk_loss
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -50,7 +51,6 @@ class Native:
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
-            _keep_freed_memory()
         self.processes = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         size = self.processes.size
         problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
@@ -92,7 +92,7 @@ class Native:
             model.rows = SharedRows(self._context)
         model.kernel = KERNELS[schema.attention_kernel(job, self.device.type, self._context.size())]
         if job.compile:
-            model.chunk_loss = torch.compile(model.chunk_loss)
+            model.chunk_loss = torch.compile(fusible_chunk_loss)
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[job.precision],
             reduce_dtype=DTYPES[job.mesh.reduce_dtype],
@@ -105,7 +105,7 @@ class Native:
         for index, block in enumerate(model.blocks):
             if job.compile:
                 block.compile()
-            model.blocks[index] = block = recomputing(block, job.remat)
+            model.blocks[index] = block = recomputing(block, job.remat, job.compile)
             shard(block, mesh=of_block)
         shard(model, mesh=outside)
         for module in model.modules():
@@ -117,7 +117,7 @@ class Native:
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         narrowed = map(self._own_positions, batches)
-        return self._copied_ahead(narrowed) if self.device.type == "cuda" else narrowed
+        return self._copied_ahead(narrowed) if self.device.type == "cuda" else _keeping_freed_memory(narrowed)
 
     def _own_positions(self, batch: Batch) -> Batch:
         """The part of a batch that this process computes; `cu_seqlens_N` and `longest` stay those of whole rows.
@@ -186,15 +186,19 @@ class Native:
         dist.destroy_process_group()
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc reuse large blocks that were freed.
+def _keeping_freed_memory(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches. From the second on, glibc reuses large blocks that were freed.
 
-    It would give each back to the system and fault a new one in page by page, which took a sixth of a training step.
+    It would give each back to the system and fault a new one in page by page, which took 8 % of a training step. Up to
+    there each lies by itself: what compiling leaves for good would lie among them, and keep holes from closing.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)  # glibc only
+    mallopt(_M_MMAP_THRESHOLD, 2**18)
+    batches = iter(batches)
+    yield from itertools.islice(batches, 1)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    yield from batches
 
 
 def _part(positions: int, number: int, parts: int) -> slice:

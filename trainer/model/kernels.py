@@ -2,13 +2,12 @@
 
     reference   the plain formula over whole rows
     sdpa        torch's scaled dot-product attention over whole rows, masked; it knows no soft cap
-    documents   each document by itself, and of a window only the keys in reach: work that a mask would throw away is
-                not done. Reads on the host where documents end
+    documents   blocks of queries with the keys of their documents that are in reach: most of the work that a mask
+                would throw away is not done. Reads on the host where documents begin
     flex        torch's flex attention: one fused kernel for documents, window and cap, compiled for the device;
                 on a processor without gradients
 
-Shape suffixes: as in `trainer.model.attention`; L positions of one document or of a part of it, G = N / K queries per
-key head.
+Shape suffixes: as in `trainer.model.attention`; G = N / K queries per key head.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.attention import flex_attention as flex_module
 
 from trainer.model.attention import Attend, Kernel, Rows
+from trainer.model.document_attention import attend_documents, first_keys
 from trainer.model.layers import soft_cap
 
 
@@ -38,22 +38,26 @@ def sdpa(segments_BS: Tensor, window: int | None, rows: Rows) -> Attend:
     def attend(q_BSNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, cap: float | None, scale: float) -> Tensor:
         if cap is not None:  # leaving it out would be silently another model
             return attend_reference(visible_BST, q_BSNH, k_BTKH, v_BTKH, cap, scale)
-        return _sdpa(q_BSNH, k_BTKH, v_BTKH, scale, visible_BST[:, None])
+        groups = q_BSNH.shape[2] // k_BTKH.shape[2]
+        out_BNSH = F.scaled_dot_product_attention(
+            q_BSNH.transpose(1, 2),
+            _repeat_heads(k_BTKH, groups).transpose(1, 2),
+            _repeat_heads(v_BTKH, groups).transpose(1, 2),
+            attn_mask=visible_BST[:, None],
+            scale=scale,
+        )
+        return out_BNSH.transpose(1, 2)
 
     return attend
 
 
 def documents(segments_BS: Tensor, window: int | None, rows: Rows) -> Attend:
-    """Documents apart from each other, each in parts of as many positions as the window has."""
+    """Blocks of queries, each with the keys in reach of one of them."""
     assert rows.whole(segments_BS) is segments_BS, "documents of rows that processes share lie on several of them"
-    lengths = run_lengths(segments_BS)
+    first_BS = first_keys(segments_BS, window)
 
-    # Lengths differ from batch to batch: traced, each would be a program of its own.
-    @torch.compiler.disable
     def attend(q_BSNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, cap: float | None, scale: float) -> Tensor:
-        each = zip(*(x.flatten(0, 1).split(lengths) for x in (q_BSNH, k_BSKH, v_BSKH)), strict=True)
-        outs = [_attend_document(q_LNH, k_LKH, v_LKH, window, cap, scale) for q_LNH, k_LKH, v_LKH in each]
-        return torch.cat(outs).view_as(q_BSNH)
+        return attend_documents(q_BSNH, k_BSKH, v_BSKH, first_BS, cap, scale)
 
     return attend
 
@@ -115,59 +119,9 @@ def attend_reference(
     return torch.einsum("bkgst,btkh->bskgh", shares_BKGST, v_BTKH).reshape(B, S, N, H)
 
 
-def run_lengths(segments_BS: Tensor) -> list[int]:
-    """How many positions each segment has, the padding of each row as one more, row after row."""
-    begins_BS = torch.ones_like(segments_BS, dtype=torch.bool)
-    begins_BS[:, 1:] = segments_BS[:, 1:] != segments_BS[:, :-1]
-    begins = begins_BS.flatten().nonzero().flatten().tolist()
-    return [end - begin for begin, end in zip(begins, [*begins[1:], segments_BS.numel()], strict=True)]
-
-
-def _attend_document(
-    q_LNH: Tensor, k_LKH: Tensor, v_LKH: Tensor, window: int | None, cap: float | None, scale: float
-) -> Tensor:
-    part = len(q_LNH) if window is None else min(window, len(q_LNH))
-    qs, ks, vs = (x_LNH.split(part) for x_LNH in (q_LNH, k_LKH, v_LKH))
-    outs = []
-    for i, q in enumerate(qs):
-        # A window that ends in this part begins at the earliest one position after the part before it does.
-        k, v = (ks[0], vs[0]) if i == 0 else (torch.cat(ks[i - 1 : i + 1]), torch.cat(vs[i - 1 : i + 1]))
-        outs.append(_attend_part(q, k, v, window, cap, scale))
-    return outs[0] if len(outs) == 1 else torch.cat(outs)
-
-
-def _attend_part(
-    q_LNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, window: int | None, cap: float | None, scale: float
-) -> Tensor:
-    """The last queries of these keys, all of one document."""
-    L, T = len(q_LNH), len(k_TKH)
-    q_1LNH, k_1TKH, v_1TKH = q_LNH[None], k_TKH[None], v_TKH[None]
-    if cap is None and L == T:  # then no key is out of reach of the window
-        return _sdpa(q_1LNH, k_1TKH, v_1TKH, scale, None)[0]
-    index_T = torch.arange(T, device=q_LNH.device)
-    seen_1LT = _near(index_T[T - L :], index_T, window)[None]
-    if cap is None:
-        return _sdpa(q_1LNH, k_1TKH, v_1TKH, scale, seen_1LT[:, None])[0]
-    return attend_reference(seen_1LT, q_1LNH, k_1TKH, v_1TKH, cap, scale)[0]
-
-
 def _near(index_S: Tensor, index_T: Tensor, window: int | None) -> Tensor:
     back_ST = index_S[:, None] - index_T[None, :]
     return back_ST >= 0 if window is None else (back_ST >= 0) & (back_ST < window)
-
-
-def _sdpa(q_BSNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, scale: float, visible_B1ST: Tensor | None) -> Tensor:
-    """Torch's attention: with a mask, or else every key that is not later."""
-    groups = q_BSNH.shape[2] // k_BTKH.shape[2]
-    out_BNSH = F.scaled_dot_product_attention(
-        q_BSNH.transpose(1, 2),
-        _repeat_heads(k_BTKH, groups).transpose(1, 2),
-        _repeat_heads(v_BTKH, groups).transpose(1, 2),
-        attn_mask=visible_B1ST,
-        is_causal=visible_B1ST is None,
-        scale=scale,
-    )
-    return out_BNSH.transpose(1, 2)
 
 
 def _repeat_heads(x_BTKH: Tensor, groups: int) -> Tensor:

@@ -2,14 +2,15 @@
 
 With 262,144 words the logits of 8,192 tokens are 8 GiB in float32, several times more with their gradient. Rows are
 taken in chunks instead, and a chunk's gradient is computed while its logits exist: three matrix products, none repeated
-in the backward pass. Knows nothing but tensors.
+in the backward pass. The product that is the embedding's gradient is taken some words at a time, so that what is added
+to the sum needs little memory, and on a processor is added while it lies in the cache. Knows nothing but tensors.
 
 Shape suffixes: R tokens (rows of all batches, flat), C tokens of a chunk, D width, V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LEAST_ROWS = 512  # of a chunk; enough to keep matrix units busy: 0.5 GiB of float32 logits at the largest vocabulary
-CHUNK = 2**25  # logits of a chunk where that is more rows; fewer chunks are fewer sums of the embedding's gradient
+CHUNK = 2**24  # logits of a chunk where that is more rows; fewer chunks are fewer sums of the embedding's gradient
+
+PART = {"cpu": 2**21}  # numbers of the embedding's gradient that are computed together, by device
+OTHER_PART = 2**26
 
 Chunk = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
-"""What `chunk_loss` is, or the same compiled."""
+"""What `chunk_loss` and `fusible_chunk_loss` are."""
 
 
 def chunk_loss(logits_CV: Tensor, targets_C1: Tensor, weights_C1: Tensor, cap: float | None, z_loss: float) -> Tensor:
@@ -40,6 +44,29 @@ def chunk_loss(logits_CV: Tensor, targets_C1: Tensor, weights_C1: Tensor, cap: f
         values_CV.mul_(tanh_CV.square_().neg_().add_(1))
     if values_CV is not logits_CV:
         logits_CV.copy_(values_CV)
+    return loss
+
+
+def fusible_chunk_loss(
+    logits_CV: Tensor, targets_C1: Tensor, weights_C1: Tensor, cap: float | None, z_loss: float
+) -> Tensor:
+    """`chunk_loss` for a compiler, which makes it passes over the logits that put nothing of their size in memory.
+
+    Exponentials are formed twice for that, and the target is found by comparison. As it is written it would hold
+    several copies of the logits.
+    """
+    values_CV = logits_CV.float()
+    if cap is not None:
+        tanh_CV = (values_CV / cap).tanh()
+        values_CV = tanh_CV * cap
+    target_C1, log_z_C1 = values_CV.gather(1, targets_C1), values_CV.logsumexp(dim=1, keepdim=True)
+    loss = (weights_C1 * (log_z_C1 - target_C1 + z_loss * log_z_C1.square())).sum()
+    is_target_CV = torch.arange(values_CV.shape[1], device=values_CV.device) == targets_C1
+    share_CV = (values_CV - log_z_C1).exp() * (weights_C1 * (1 + 2 * z_loss * log_z_C1))
+    grad_CV = share_CV - torch.where(is_target_CV, weights_C1, 0.0)
+    if cap is not None:
+        grad_CV = grad_CV * (1 - tanh_CV.square())
+    logits_CV.copy_(grad_CV)
     return loss
 
 
@@ -76,7 +103,7 @@ class _TokenLoss(torch.autograd.Function):
         needs_x, needs_embedding = ctx.needs_input_grad[:2]
         loss = torch.zeros((), dtype=torch.float32, device=x_RD.device)
         grad_x_RD = torch.empty_like(x_RD) if needs_x else None
-        grad_embedding_VD = None  # a float32 sum over chunks
+        grad_embedding_VD = torch.zeros_like(embedding_VD, dtype=torch.float32) if needs_embedding else None
         V = embedding_VD.shape[0]
         rows = max(LEAST_ROWS, CHUNK // V)
         logits = x_RD.new_empty((min(rows, x_RD.shape[0]), V))  # of all chunks in turn
@@ -87,12 +114,9 @@ class _TokenLoss(torch.autograd.Function):
             loss += chunk(product_CV, targets_R[now, None], weights_R[now, None], cap, z_loss)
             if grad_x_RD is not None:
                 torch.mm(product_CV, embedding_VD, out=grad_x_RD[now])
-            if needs_embedding:
-                part_VD = product_CV.T @ x_CD
-                if grad_embedding_VD is None:
-                    grad_embedding_VD = part_VD.float()
-                else:
-                    grad_embedding_VD += part_VD
+            if grad_embedding_VD is not None:
+                for words in _parts(embedding_VD):
+                    grad_embedding_VD[words] += product_CV[:, words].T @ x_CD
         ctx.save_for_backward(grad_x_RD, grad_embedding_VD)
         ctx.embedding_dtype = embedding_VD.dtype
         return loss
@@ -104,5 +128,16 @@ class _TokenLoss(torch.autograd.Function):
         # Multiplied in float32: a factor rounded to bfloat16 would scale every gradient by up to 0.4 %. Even so, what
         # is rounded already is rounded again: give weights their factor instead.
         grad_x = None if grad_x_RD is None else (grad_x_RD.float() * grad).to(grad_x_RD.dtype)
-        grad_embedding = None if grad_embedding_VD is None else (grad_embedding_VD * grad).to(ctx.embedding_dtype)
+        grad_embedding = None
+        if grad_embedding_VD is not None:
+            grad_embedding = torch.empty_like(grad_embedding_VD, dtype=ctx.embedding_dtype)
+            for words in _parts(grad_embedding_VD):
+                grad_embedding[words] = grad_embedding_VD[words] * grad
         return grad_x, grad_embedding, None, None, None, None, None
+
+
+def _parts(embedding_VD: Tensor) -> Iterator[slice]:
+    """Words whose gradients are computed together."""
+    V, D = embedding_VD.shape
+    words = max(1, PART.get(embedding_VD.device.type, OTHER_PART) // D)
+    return (slice(start, start + words) for start in range(0, V, words))

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trainer.model.config import Kind
-from trainer.plan.attention import fused, parts
+from trainer.plan.attention import fused
 from trainer.plan.layout import MASTER, Layout
 from trainer.plan.update import moment_numbers, working_bytes
 
-LEAST_ROWS, CHUNK = 512, 2**25  # of a chunk of the loss: those of trainer.model.loss, which needs torch
+# Of a chunk of the loss, and of its product that is computed at once: those of trainer.model.loss, which needs torch.
+LEAST_ROWS, CHUNK = 512, 2**24
+PART, OTHER_PART = {"cpu": 2**21}, 2**26
 FLOAT = 4  # bytes where norms, scores and the loss compute in float32
 
 
@@ -83,9 +85,7 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
         moments = MASTER * moment_numbers(at)
         return Memory(name, masters, moments, average, gradients, gathered, reduced, around + kept, working)
 
-    backward_of_loss = 2 * at.compute * width + 2 * FLOAT * embedding
-    if at.compute != FLOAT:
-        backward_of_loss += at.compute * embedding  # rounded
+    backward_of_loss = 2 * at.compute * width + (FLOAT + at.compute) * embedding + FLOAT * _part(at)
     moments = [
         moment(
             "loss",
@@ -153,31 +153,26 @@ def _norm_works(at: Layout) -> int:
 
 
 def _surroundings(at: Layout, kind: Kind) -> int:
-    """Angles that layers of one kind share, and their mask where one holds for whole rows."""
-    mask = at.sequence_length if at.kernel in ("sdpa", "reference") else 0
-    return at.attended * (FLOAT * at.config.head_dim + mask)
+    """Angles that layers of one kind share, and which keys each position sees: a mask, or the place of the first."""
+    masks = {"sdpa": at.sequence_length, "reference": at.sequence_length, "documents": 8}
+    return at.attended * (FLOAT * at.config.head_dim + masks.get(at.kernel, 0))
 
 
-def _attention(at: Layout, kind: Kind) -> int:
+def _attention(at: Layout) -> int:
     """What `trainer.model.attention.attend` keeps of itself, its inputs and output included."""
     c, heads = at.config, at.query_heads
-    each = parts(at, kind, at.sequence_length)
-    apart = at.kernel == "documents"
-    # Key heads that several query heads read are repeated; a single one is read where it lies, and so it is by flex.
-    repeated = fused(at) and at.kernel != "flex" and 1 < at.key_heads < heads
-    keys = sum(part.times * part.keys for part in each if repeated or (apart and not part.causal))
-    if not repeated:
-        keys += at.keys
-    copies = 2 if apart and fused(at) else 1  # of the output: that of the parts, and put together
-    kept = (1 + copies) * at.attended * heads * c.head_dim
-    kept += 2 * keys * (heads if repeated else at.key_heads) * c.head_dim
-    if fused(at):  # masks as numbers to add, and the log of each row's sum
-        masks = 0 if at.kernel == "flex" else sum(part.pairs for part in each if not part.causal)
-        return at.compute * (kept + masks) + FLOAT * at.attended * heads
+    # Key heads that several query heads read are repeated for torch; a single one is read where it lies.
+    repeated = at.kernel == "sdpa" and fused(at) and 1 < at.key_heads < heads
+    kept = 2 * at.attended * heads + 2 * at.keys * (heads if repeated else at.key_heads)
+    kept *= at.compute * c.head_dim
+    pairs = at.attended * at.sequence_length
+    if at.kernel == "documents":  # scores are formed again, and so are their sums
+        return kept
+    if fused(at):  # the log of each row's sum, and masks as numbers to add
+        return kept + FLOAT * at.attended * heads + (at.compute * pairs if at.kernel == "sdpa" else 0)
     # The plain formula: tanh and softmax in float32, the latter laid out for its product, and where the mask is not.
     scores = (1 if c.attention_soft_cap is None else 2) * FLOAT + at.compute
-    pairs = sum(part.pairs for part in each)
-    return at.compute * kept + scores * pairs * heads + pairs
+    return kept + scores * pairs * heads + pairs
 
 
 def _everything(at: Layout, kind: Kind) -> int:
@@ -189,7 +184,7 @@ def _everything(at: Layout, kind: Kind) -> int:
         kept += _norm_keeps(at) * FLOAT * at.attended * heads * c.head_dim
     inputs = 2 * at.attended * c.d_model  # of attention and feed-forward
     feed_forward = 4 * at.attended * at.hidden  # gate, its GELU, up, and the product of these
-    return kept + at.compute * (inputs + feed_forward) + _attention(at, kind)
+    return kept + at.compute * (inputs + feed_forward) + _attention(at)
 
 
 def _products(at: Layout, kind: Kind) -> int:
@@ -197,7 +192,8 @@ def _products(at: Layout, kind: Kind) -> int:
     c = at.config
     heads = 2 * at.query_heads + 2 * at.key_heads  # queries and attention's output; keys and values
     outputs = at.attended * (heads * c.head_dim + 2 * at.hidden + 2 * c.d_model)
-    return _input(at, kind) + at.compute * outputs + FLOAT * at.attended * at.query_heads
+    sums = FLOAT * at.attended * at.query_heads if fused(at) and at.kernel != "documents" else 0
+    return _input(at, kind) + at.compute * outputs + sums
 
 
 def _input(at: Layout, kind: Kind) -> int:
@@ -211,16 +207,21 @@ KEPT: dict[str, Callable[[Layout, Kind], int]] = {"none": _everything, "selectiv
 
 
 def _loss(at: Layout) -> int:
-    """The loss: a chunk's logits with what is made of them, or the embedding's gradient and what is added to it."""
+    """The loss: the embedding's gradient, and a chunk's logits with what is made of them or is added to that."""
     c = at.config
     rows = max(LEAST_ROWS, CHUNK // c.vocab_size)
-    embedding, logits = c.vocab_size * c.d_model, min(rows, at.positions) * c.vocab_size
+    logits = min(rows, at.positions) * c.vocab_size
     rounded = at.compute != FLOAT
-    chunk = (FLOAT if rounded else 0) + (FLOAT if c.final_soft_cap is not None else 0)
-    if at.positions <= rows:  # a single chunk, whose product becomes the sum
-        return at.compute * logits + max(chunk * logits, (at.compute + FLOAT if rounded else FLOAT) * embedding)
+    values = (FLOAT if rounded and not at.compiled else 0) + (FLOAT if c.final_soft_cap is not None else 0)
     added = at.compute + (FLOAT if rounded and at.device == "cpu" else 0)  # a processor widens before it adds
-    return at.compute * logits + FLOAT * embedding + max(chunk * logits, added * embedding)
+    return at.compute * logits + FLOAT * c.vocab_size * c.d_model + max(values * logits, added * _part(at))
+
+
+def _part(at: Layout) -> int:
+    """Numbers of the embedding's gradient that are computed at once."""
+    c = at.config
+    words = max(1, PART.get(at.device, OTHER_PART) // c.d_model)
+    return min(words, c.vocab_size) * c.d_model
 
 
 def _backward(at: Layout) -> int:
