@@ -4,32 +4,37 @@ All train the same Gemma 1 (`peers/training.py`) from the same weights on the sa
 settings (`peers/`). Each is a process that stays; windows of a step are interleaved and every round begins with another
 contestant, so that what else the machine does strikes all alike. Figures are medians of the windows.
 
-Reached on two cores of a shared machine, 2026-11-25 (medians of 14 windows of one step, all in one run):
+Reached on two cores of a shared machine, 2026-11-26 (medians of 30 windows of one step, all in one run):
 
-    figure                                    ours   best or leanest peer               bar
-    tokens/s                                  1,595  litgpt compiled 1,608: 0.99        1.15: missed
-    10th percentile over median of tokens/s   0.95   transformers compiled 0.97         0.9: met
-    model FLOP/s over the best bf16 product   0.54   litgpt compiled 0.55               0.65: missed
-    peak MB above imports                     2,827  transformers compiled 2,340: 0.83  1.54: missed
+    figure                                      ours    best or leanest peer                         bar
+    tokens/s                                    1,990   litgpt compiled 1,726: 1.15                  1.15: met
+    10th percentile over median of tokens/s     0.895   transformers compiled 0.94                   0.9: missed
+    model FLOP/s over the best bf16 product     0.640   litgpt compiled 0.56                         0.65: missed
+    peak MB above imports                       1,753   transformers compiled 2,348: 1.34            1.54: missed
+    loss over its products, width 512, 2,048    1.20, 1.12                                           1.5: met
+    two processes over one with two threads     0.91                                                 0.85: met
+
+The loss has then taken its logits in chunks twice as large, which made steps 1.5 % faster.
 
 The peers are that fast only where glibc keeps what was freed (`keeping memory`, two variables of the environment): with
-what they do by themselves transformers compiled reached 889 tokens/s in this run, and litgpt compiled 785 in one of 3
-windows. Our trainer asks glibc for it by itself. The leanest peer is one that does not keep memory, half as fast.
+what they do by themselves transformers compiled reached 1,011 tokens/s in this run. Our trainer asks glibc for it by
+itself. The leanest peer is one that does not keep memory, half as fast.
 
-Not measured yet: the loss alone, and two processes (`--parts loss processes`).
+Where time goes, of 2.05 s a step of ours compiled (torch.profiler): matrix products 1.29 s, at 900 GFLOP/s; attention
+0.34 s, 0.10 forward and 0.24 backward (torch's own kernel, before: 0.64); elementwise parts of the loss 0.05, of blocks
+0.13; copies, most of them weights and gradients between float32 and bfloat16, 0.09; the fused update 0.04. Where memory
+goes: masters and moments 570 MB; what the compiler brings and leaves about 190; open windows of the data order about 140
+after 30 steps; what a step holds at most, in the loss, 630; the rest are gaps in the heap.
 
-Where time goes, of 2.46 s a step of ours compiled (torch.profiler, two steps): matrix products 1.36 s, which is 855
-GFLOP/s, about the best there is; attention 0.64 s, a quarter of the time for 7 % of the FLOPs, 0.25 forward and 0.39
-backward; the rest 0.46 s, of which compiled elementwise kernels 0.23, copies 0.05, the fused update 0.03. Documents are
-nearly as long as rows here (6.5 a batch of four), so computing them apart saves 1 % of the FLOPs.
+What was tried for memory: half of the activations instead of 0.7 (`trainer.backend.remat`) saves 120 MB, and steps take
+8 % longer; chunks of the loss half as large save nothing that shows and cost 1.5 %; giving blocks above 16 or 32 MB back
+to the system at once, huge pages (`glibc.malloc.hugetlb`, THP_MEM_ALLOC_ENABLE) and one heap for all threads save nothing
+at equal speed.
 
 Peers see plain causal rows. Weights and tokens are equal, so losses are too: 10.410 for all in the first step, and in
 the sixth 9.868 for peers and for ours where it takes each row for one document (`ours one-document`), 9.916 where
-documents are apart. The speed of one-document rows is that of documents within the noise. Tokens per second count
-positions, padding included.
-
-Our peak grew with the windows: 2,452 MB after 4 and 2,827 after 14; after two steps the process itself held 2,604, of
-which 309 were imports and 741 the model as built.
+documents are apart. Documents are nearly as long as rows here (6.5 a batch of four), so computing them apart saves 1 %
+of the FLOPs. Tokens per second count positions, padding included.
 
 Not every process is as fast each time it starts: transformers eager keeping memory took 2.7 s a step in one run, and
 3.1 to 4.6 s in another. Of litgpt's ways, logits in chunks of the head were 8 % slower than without.

@@ -38,7 +38,6 @@ def checks(place: Place) -> dict[str, Check]:
             for generation, precision, remat, optimizer in itertools.product(
                 GENERATIONS, ("fp32", "bf16"), ("none", "selective", "block"), OPTIMIZERS
             )
-            if not (compile_ and remat == "selective")  # which the schema refuses
         }
         for compile_ in (False, True)
     )

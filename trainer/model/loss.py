@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LEAST_ROWS = 512  # of a chunk; enough to keep matrix units busy: 0.5 GiB of float32 logits at the largest vocabulary
-CHUNK = 2**24  # logits of a chunk where that is more rows; fewer chunks are fewer sums of the embedding's gradient
+CHUNK = 2**25  # logits of a chunk where that is more rows; fewer chunks are fewer sums of the embedding's gradient
 
-PART = {"cpu": 2**21}  # numbers of the embedding's gradient that are computed together, by device
+PART = {"cpu": 2**21}  # numbers of a gradient that are computed together, by device
 OTHER_PART = 2**26
 
 Chunk = Callable[[Tensor, Tensor, Tensor, float | None, float], Tensor]
@@ -127,17 +127,21 @@ class _TokenLoss(torch.autograd.Function):
         grad_x_RD, grad_embedding_VD = ctx.saved_tensors
         # Multiplied in float32: a factor rounded to bfloat16 would scale every gradient by up to 0.4 %. Even so, what
         # is rounded already is rounded again: give weights their factor instead.
-        grad_x = None if grad_x_RD is None else (grad_x_RD.float() * grad).to(grad_x_RD.dtype)
+        grad_x = None if grad_x_RD is None else _scaled(grad_x_RD, grad, grad_x_RD.dtype)
         grad_embedding = None
         if grad_embedding_VD is not None:
-            grad_embedding = torch.empty_like(grad_embedding_VD, dtype=ctx.embedding_dtype)
-            for words in _parts(grad_embedding_VD):
-                grad_embedding[words] = grad_embedding_VD[words] * grad
+            grad_embedding = _scaled(grad_embedding_VD, grad, ctx.embedding_dtype)
         return grad_x, grad_embedding, None, None, None, None, None
 
 
-def _parts(embedding_VD: Tensor) -> Iterator[slice]:
-    """Words whose gradients are computed together."""
-    V, D = embedding_VD.shape
-    words = max(1, PART.get(embedding_VD.device.type, OTHER_PART) // D)
-    return (slice(start, start + words) for start in range(0, V, words))
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    scaled = torch.empty_like(gradient, dtype=dtype)
+    for part in _parts(gradient):
+        scaled[part] = gradient[part].float() * factor
+    return scaled
+
+
+def _parts(gradient: Tensor) -> Iterator[slice]:
+    """Rows of a gradient, of x or of the embedding, that are computed together."""
+    rows = max(1, PART.get(gradient.device.type, OTHER_PART) // gradient.shape[1])
+    return (slice(start, start + rows) for start in range(0, gradient.shape[0], rows))

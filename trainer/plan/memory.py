@@ -19,7 +19,7 @@ from trainer.plan.layout import MASTER, Layout
 from trainer.plan.update import moment_numbers, working_bytes
 
 # Of a chunk of the loss, and of its product that is computed at once: those of trainer.model.loss, which needs torch.
-LEAST_ROWS, CHUNK = 512, 2**24
+LEAST_ROWS, CHUNK = 512, 2**25
 PART, OTHER_PART = {"cpu": 2**21}, 2**26
 FLOAT = 4  # bytes where norms, scores and the loss compute in float32
 
