@@ -21,15 +21,15 @@ what they do by themselves transformers compiled reached 1,011 tokens/s in this 
 itself. The leanest peer is one that does not keep memory, half as fast.
 
 Where time goes, of 2.05 s a step of ours compiled (torch.profiler): matrix products 1.29 s, at 900 GFLOP/s; attention
-0.34 s, 0.10 forward and 0.24 backward (torch's own kernel, before: 0.64); elementwise parts of the loss 0.05, of blocks
-0.13; copies, most of them weights and gradients between float32 and bfloat16, 0.09; the fused update 0.04. Where memory
-goes: masters and moments 570 MB; what the compiler brings and leaves about 190; open windows of the data order about 140
-after 30 steps; what a step holds at most, in the loss, 630; the rest are gaps in the heap.
+0.34 s, 0.10 forward and 0.24 backward (torch's own kernel, before: 0.64); elementwise parts of the loss 0.05, of
+blocks 0.13; copies, most of them weights and gradients between float32 and bfloat16, 0.09; the fused update 0.04.
+Where memory goes: masters and moments 570 MB; what the compiler brings and leaves about 190; open windows of the data
+order about 140 after 30 steps; what a step holds at most, in the loss, 630; the rest are gaps in the heap.
 
-What was tried for memory: half of the activations instead of 0.7 (`trainer.backend.remat`) saves 120 MB, and steps take
-8 % longer; chunks of the loss half as large save nothing that shows and cost 1.5 %; giving blocks above 16 or 32 MB back
-to the system at once, huge pages (`glibc.malloc.hugetlb`, THP_MEM_ALLOC_ENABLE) and one heap for all threads save nothing
-at equal speed.
+What was tried for memory: half of the activations instead of 0.7 (`trainer.backend.remat`) saves 120 MB, and steps
+take 8 % longer; chunks of the loss half as large save nothing that shows and cost 1.5 %; giving blocks above 16 or 32
+MB back to the system at once, huge pages (`glibc.malloc.hugetlb`, THP_MEM_ALLOC_ENABLE) and one heap for all threads
+save nothing at equal speed.
 
 Peers see plain causal rows. Weights and tokens are equal, so losses are too: 10.410 for all in the first step, and in
 the sixth 9.868 for peers and for ours where it takes each row for one document (`ours one-document`), 9.916 where

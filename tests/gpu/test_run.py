@@ -39,7 +39,7 @@ def test_every_part_runs_without_a_failure(quick) -> None:
     assert quick["work"]["checks"] == {
         "device": {"passed": 1},
         "parity": {"passed": 6 + 2 * 8, "not run": 8},  # flex has no gradients here
-        "matrix": {"passed": 3 * 2 * 3 * 2 + 3, "not run": 3 * 2 * 2 * 2},  # compiled ones
+        "matrix": {"passed": 3 * 2 * 3 * 2 + 3, "not run": 3 * 2 * 3 * 2},  # compiled ones
         "speed": {"passed": 1, "not run": 1},
     }
     said = [check for checks in quick["details"].values() for check in checks.values()]
