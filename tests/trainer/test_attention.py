@@ -115,14 +115,29 @@ def test_operations_of_blocks_are_counted_as_they_are_done() -> None:
         assert counted[0] == counted[1] > 0
 
 
+HEADS = [(4, 1), (4, 2), (4, 4), (1, 1)]
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), HEADS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_are_an_operation_as_torch_wants_it(num_heads: int, num_kv_heads: int, dtype: torch.dtype) -> None:
+    q, k, v = heads(num_heads, num_kv_heads, dtype)
+    first = first_keys(packed(), None)
+    torch.library.opcheck(attend_documents, (q, k, v, first, None, 0.3))
+    torch.library.opcheck(attend_documents_backward, (*(x.detach() for x in (q, q, k, v)), first, None, 0.3))
+
+
 @pytest.mark.parametrize("cap", [None, 2.0])
-def test_compilation_takes_blocks_as_one_operation(cap: float | None) -> None:
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), HEADS)
+def test_compilation_takes_blocks_as_one_operation(cap: float | None, num_heads: int, num_kv_heads: int) -> None:
     """Without a break in the graph, whatever the documents, and with the same gradients."""
-    q, k, v = heads(4, 2)
+    q, k, v = heads(num_heads, num_kv_heads)
 
     def loss(q: Tensor, k: Tensor, v: Tensor, first: Tensor) -> Tensor:
-        return (attend_documents(q * 2, k, v, first, cap, 0.3) ** 2).sum()
+        out = attend_documents(q * 2, k, v, first, cap, 0.3)
+        return (out.view(B * S, -1) ** 2).sum()
 
+    torch.compiler.reset()
     compiled = torch.compile(loss, fullgraph=True)
     for segments in (packed(), torch.ones(B, S)):
         first = first_keys(segments, None)

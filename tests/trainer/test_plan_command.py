@@ -103,6 +103,7 @@ def test_compiled_blocks_are_said_to_hold_less(planned) -> None:
     said, shown = planned(*BIG, "micro_batch=2", "compile=true")
     assert (said["attention"], said["memory_is_upper_bound"]) == ("flex", True)
     assert "activations are at most these" in shown
+    assert not planned(*BIG, "micro_batch=2", "compile=true", "remat=selective")[0]["memory_is_upper_bound"]
     eager, shown = planned(*BIG, "micro_batch=2")
     assert (eager["attention"], eager["memory_is_upper_bound"]) == ("sdpa", False)
     assert "at most these" not in shown

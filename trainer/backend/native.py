@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -114,10 +115,12 @@ class Native:
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)  # Gloo has no PREMUL_SUM
         model.to_empty(device="cpu" if job.optim.offload else self.device)
+        if self.device.type == "cpu":
+            _keep_freed_memory(model)
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         narrowed = map(self._own_positions, batches)
-        return self._copied_ahead(narrowed) if self.device.type == "cuda" else _keeping_freed_memory(narrowed)
+        return self._copied_ahead(narrowed) if self.device.type == "cuda" else narrowed
 
     def _own_positions(self, batch: Batch) -> Batch:
         """The part of a batch that this process computes; `cu_seqlens_N` and `longest` stay those of whole rows.
@@ -186,19 +189,25 @@ class Native:
         dist.destroy_process_group()
 
 
-def _keeping_freed_memory(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches. From the second on, glibc reuses large blocks that were freed.
+def _keep_freed_memory(model: Gemma) -> None:
+    """Let glibc reuse large blocks that were freed, from the model's second pass on.
 
-    It would give each back to the system and fault a new one in page by page, which took 8 % of a training step. Up to
-    there each lies by itself: what compiling leaves for good would lie among them, and keep holes from closing.
+    It would give each back to the system and fault a new one in page by page, which took 8 % of a training step. Until
+    then each lies by itself: what compiling leaves for good would lie among them, and keep holes from closing.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)  # glibc only
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # glibc only
+        return
     mallopt(_M_MMAP_THRESHOLD, 2**18)
-    batches = iter(batches)
-    yield from itertools.islice(batches, 1)
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    yield from batches
+    passes = itertools.count()
+
+    def before(*_: Any) -> None:
+        if next(passes) == 1:
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            handle.remove()
+
+    handle = model.register_forward_pre_hook(before)
 
 
 def _part(positions: int, number: int, parts: int) -> slice:

@@ -4,8 +4,8 @@
     selective   results of matrix products and of attention are kept; norms, rotations and sums are computed again
     block       only what enters the block is kept
 
-A compiled block is one operation to this, so that `selective` is the compiler's to do: it may keep a share of what it
-would keep, and leaves out what is cheapest to compute again.
+A compiled block is one operation to this, so that `selective` is the compiler's to do. It never repeats matrix products
+and attention; of the rest it keeps, unless told otherwise, what a product in the backward pass reads.
 
 Knows blocks, but no FSDP and no loop.
 """
@@ -36,15 +36,10 @@ _COSTLY = {
 }
 
 
-# Of the bytes that a compiled block would keep. At the shape of a small Gemma that leaves out all but products and
-# attention, at no loss of speed; half would leave out attention too, and steps take 8 % longer.
-COMPILED_SHARE = 0.7
-
-
 def recomputing(block: nn.Module, policy: str, compiled: bool) -> nn.Module:
     """The block, wrapped where necessary so that its backward pass computes again what `policy` does not keep."""
     if compiled:  # holds for all that this process compiles from now on
-        functorch_config.activation_memory_budget = COMPILED_SHARE if policy == "selective" else 1.0
+        functorch_config.ban_recompute_materialized_backward = policy != "selective"
     if policy == "none" or (policy == "selective" and compiled):
         return block
     if policy == "block":

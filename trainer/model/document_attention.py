@@ -2,8 +2,8 @@
 
 Queries are taken in blocks, those of all heads that read one key head together, against the keys from the first that
 one of the block's queries sees to the block's last: a product that is large enough for the processor's matrix units, a
-softmax while its result is in the cache, and a product with the values. Nothing of that is kept; the backward pass
-computes the shares again, as FlashAttention does (arXiv 2205.14135).
+softmax, which finds its result in the cache where rows are not long, and a product with the values. Nothing of that is
+kept; the backward pass computes the shares again, as FlashAttention does (arXiv 2205.14135).
 
 Blocks begin at fixed places of a row and not where documents do. Products then have few shapes, and oneDNN, which
 makes a program for each and keeps a thousand of them, has them all after a step: with shapes that follow the documents
@@ -45,15 +45,15 @@ def attend_documents(
 ) -> Tensor:
     """softmax(cap(q k * scale)) v, [B, S, N, H], over the keys from `first_keys` to the query's own place.
 
-    Scores are rounded once to the dtype of q, as those of the plain formula are; cap and softmax are computed in
-    float32, and shares are rounded to the dtype of v.
+    Of one dtype, to which scores are rounded once, as those of the plain formula are, and shares once more; cap and
+    softmax are computed in float32.
     """
     q_KRGH, k_KRH, v_KRH = _grouped(q_BSNH, k_BSKH.shape[2]), _by_head(k_BSKH), _by_head(v_BSKH)
     out_KRGH = torch.empty_like(q_KRGH)
     for queries, keys, hidden_P1T in _blocks(first_BS):
         shares_KMT, _ = _shares(_rows(q_KRGH, queries), k_KRH[:, keys], q_KRGH.shape[2], hidden_P1T, cap, scale)
         torch.bmm(shares_KMT, v_KRH[:, keys], out=_rows(out_KRGH, queries))
-    return out_KRGH.transpose(0, 1).reshape(q_BSNH.shape)
+    return _as(out_KRGH, q_BSNH)
 
 
 @torch.library.custom_op("gemcutter::attend_documents_backward", mutates_args=())
@@ -81,11 +81,7 @@ def attend_documents_backward(
             grad_KMT *= 1 - tanh_KMT.square()
         _product(grad_KMT, k_KTH, scale, out=_rows(grad_q_KRGH, queries))
         grad_k_KRH[:, keys] += _product(grad_KMT.mT, q_KMH, scale)
-    grad_k_BSKH, grad_v_BSKH = (
-        k_BSKH.new_empty(k_BSKH.shape).copy_(grad_KRH.transpose(0, 1).view(k_BSKH.shape))
-        for grad_KRH in (grad_k_KRH, grad_v_KRH)
-    )
-    return grad_q_KRGH.transpose(0, 1).reshape(q_BSNH.shape), grad_k_BSKH, grad_v_BSKH
+    return _as(grad_q_KRGH, q_BSNH), _as(grad_k_KRH, k_BSKH), _as(grad_v_KRH, v_BSKH)
 
 
 def _blocks(first_BS: Tensor) -> Iterator[tuple[slice, slice, Tensor | None]]:
@@ -143,6 +139,11 @@ def _grouped(x_BSNH: Tensor, K: int) -> Tensor:
     return x_BSNH.flatten(0, 1).unflatten(1, (K, -1)).transpose(0, 1).contiguous()
 
 
+def _as(x_KR: Tensor, like_BS: Tensor) -> Tensor:
+    """The heads put back behind positions, in the shape and dtype of `like_BS` and without gaps in memory."""
+    return x_KR.transpose(0, 1).to(like_BS.dtype).contiguous().view(like_BS.shape)
+
+
 def _rows(x_KRGH: Tensor, block: slice) -> Tensor:
     """[K, M, H], a view."""
     return x_KRGH[:, block].flatten(1, 2)
@@ -170,7 +171,7 @@ def _backward(ctx: Any, grad_BSNH: Tensor) -> tuple[Tensor | None, ...]:
 
 def _pairs(first_BS: Tensor) -> int:
     """Of a query and a key, hidden or not, whose scores are computed; of a traced call those of rows without a mask."""
-    if isinstance(first_BS, FakeTensor):
+    if isinstance(first_BS, FakeTensor) or first_BS.is_meta:
         return first_BS.shape[0] * first_BS.shape[1] ** 2
     return sum((queries.stop - queries.start) * (keys.stop - keys.start) for queries, keys, _ in _blocks(first_BS))
 

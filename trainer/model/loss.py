@@ -50,7 +50,8 @@ def chunk_loss(logits_CV: Tensor, targets_C1: Tensor, weights_C1: Tensor, cap: f
 def fusible_chunk_loss(
     logits_CV: Tensor, targets_C1: Tensor, weights_C1: Tensor, cap: float | None, z_loss: float
 ) -> Tensor:
-    """`chunk_loss` for a compiler, which makes it passes over the logits that put nothing of their size in memory.
+    """`chunk_loss` for a compiler, which makes it passes over the logits that, without a cap, put nothing of their size
+    in memory, and with one its tanh.
 
     Exponentials are formed twice for that, and the target is found by comparison. As it is written it would hold
     several copies of the logits.

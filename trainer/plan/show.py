@@ -32,7 +32,7 @@ def as_json(job: schema.Job, planned: Plan, most: int | None, remedies: list[Rem
         "batch": planned.batch,
         "document_tokens": planned.layout.document,
         "memory_bytes": dataclasses.asdict(planned.memory) | {"total": planned.memory.total, "limit": planned.limit},
-        "memory_is_upper_bound": layout.compiled,
+        "memory_is_upper_bound": layout.compiled and layout.remat != "selective",
         "fits": planned.fits,
         "largest_micro_batch": most,
         "model_flops_per_token": planned.model_flops / planned.tokens,
@@ -123,7 +123,7 @@ def _show_answer(console: Console, job: schema.Job, planned: Plan, most: int | N
         )
     elif job.batch_ramp:
         console.print(f"planned for the largest batch, {planned.batch}={asked}", highlight=False)
-    if layout.compiled:
+    if layout.compiled and layout.remat != "selective":
         console.print(_COMPILED, highlight=False)
     if planned.hardware is None:
         console.print("hardware=... says whether it fits, and how long a step takes at least", highlight=False)
