@@ -72,7 +72,7 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
     coming = block if at.block_shards > 1 else 0  # gathered flat, before it is cut into weights
     summed = at.reduce * at.block_numbers()  # what a block's gradients are copied into to be summed
     kept = [KEPT[at.remat](at, kind) for kind in kinds]
-    around = sum(_surroundings(at, kind) for kind in dict.fromkeys(kinds))
+    around = len(set(kinds)) * _surroundings(at)
     final = _norm_keeps(at) * FLOAT * width  # of the last norm
     accumulated = micro_batches > 1
 
@@ -152,7 +152,7 @@ def _norm_works(at: Layout) -> int:
     return 3 if at.device == "cuda" else 5
 
 
-def _surroundings(at: Layout, kind: Kind) -> int:
+def _surroundings(at: Layout) -> int:
     """Angles that layers of one kind share, and which keys each position sees: a mask, or the place of the first."""
     masks = {"sdpa": at.sequence_length, "reference": at.sequence_length, "documents": 8}
     return at.attended * (FLOAT * at.config.head_dim + masks.get(at.kernel, 0))
