@@ -163,3 +163,8 @@ def problem(name: str) -> str | None:
         f"hardware={name} is not in the catalog: {hint}Known: {', '.join(MACHINES)}, and slices such as "
         + ", ".join(known[len(MACHINES) :])
     )
+
+
+def tpu_chips() -> int:
+    """TPU chips of this host."""
+    return 0

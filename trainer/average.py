@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,11 +19,10 @@ class Average:
     the initial weights soon (as `tf.train.ExponentialMovingAverage` with `num_updates`). `tensors` by parameter name.
     """
 
-    def __init__(self, model: Gemma, decay: float) -> None:
+    def __init__(self, model: Gemma, decay: float, zeros_like: Callable[[Tensor], Tensor] = torch.zeros_like) -> None:
         self._decay = decay
         self.tensors: dict[str, Tensor] = {
-            bare_name(name): torch.empty_like(parameter, requires_grad=False)
-            for name, parameter in model.named_parameters()
+            bare_name(name): zeros_like(parameter) for name, parameter in model.named_parameters()
         }
 
     @torch.no_grad()
@@ -30,11 +31,14 @@ class Average:
         for name, parameter in model.named_parameters():
             self.tensors[bare_name(name)].copy_(parameter)
 
+    def share(self, step: int) -> Tensor:
+        """How far the average moves towards the parameters after update number `step`, [1] on the host."""
+        return torch.tensor([1 - min(self._decay, (1 + step) / (10 + step))])
+
     @torch.no_grad()
-    def update(self, model: Gemma, skipped: Tensor, step: int) -> None:
-        """Follow update number `step`; where `skipped`, a scalar on the device, is 1, nothing moves."""
-        share = 1 - min(self._decay, (1 + step) / (10 + step))
+    def update(self, model: Gemma, skipped: Tensor, share: Tensor) -> None:
+        """Follow an update as far as `share` says, on the device; where `skipped` is 1, nothing moves."""
         for name, parameter in model.named_parameters():
             average = own_part(self.tensors[bare_name(name)])
-            moved = average.lerp(own_part(parameter), share)
+            moved = average.lerp(own_part(parameter), share[0])
             average.copy_(torch.where(skipped > 0, average, moved))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from conf import schema
 from conf.exits import ConfigError
@@ -24,6 +25,7 @@ from trainer.model.gemma import init_weights
 from trainer.optim import build_optimizer
 from trainer.run import Run, cursor_of, ramp_of
 from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity, writing
+from trainer.sharded import Parted
 from trainer.trained import Trained
 
 
@@ -71,7 +73,7 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     with torch.device("meta"):
         model = Gemma(config)
     backend.shard(model)
-    optimizer = build_optimizer(model, job.optim, job.precision)
+    optimizer = build_optimizer(model, job.optim, job.precision, backend.adamw)
     origin = {
         "run_id": directory.run_id,  # also the W&B id
         "config_sha256": config_sha256(job),
@@ -82,20 +84,29 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         origin["init_sha256"] = last.state["origin"]["init_sha256"]
     elif last is None and begin is not None:
         origin["init_sha256"] = begin.checkpoint.sha256
-    run = Run(model, optimizer, stream.cursor(0), schema.identity(job), origin, stream.describe(), ramp, attempt)
+    run = Run(
+        model, optimizer, backend, stream.cursor(0), schema.identity(job), origin, stream.describe(), ramp, attempt
+    )
     if job.optim.ema is not None:
-        run.average = Average(model, job.optim.ema)
+        run.average = Average(model, job.optim.ema, backend.zeros_like)
     if last is None:
         torch.manual_seed(job.seed)  # torch seeds itself by chance, and a checkpoint keeps the state
+        weights = named_weights(model, backend)
         if begin is None:
-            init_weights(model, job.seed)
+            init_weights(model, job.seed, weights)
         else:
-            begin.load(model)
+            begin.load(weights)
         if run.average is not None:
             run.average.start(model)
     else:
         run.load(last)
     return run, Parts(backend, directory, stream, held_out, ramp)
+
+
+def named_weights(model: Gemma, backend: Backend) -> dict[str, Tensor | Parted]:
+    """Every weight under the name that checkpoints know it by."""
+    named = (backend.named(name, parameter) for name, parameter in model.named_parameters())
+    return {name: tensor for each in named for name, tensor in each.items()}
 
 
 def beginning(job: schema.Job, config: GemmaConfig, tokenizer: Tokenizer, directory: RunDirectory) -> Trained | None:
@@ -142,7 +153,7 @@ def claim(
     The first process claims the directory and only then looks for the latest checkpoint: a job that is just ending may
     still commit one.
     """
-    said = torch.zeros(2, dtype=torch.int64, device=backend.device)
+    said = [0.0, 0.0]
     if backend.processes.rank == 0:
         attempt = directory.claim()
         keep_tokenizer(tokenizer, directory.path / "tokenizer.model")
@@ -160,8 +171,8 @@ def claim(
                 step=begin.checkpoint.step,
                 checkpoint_sha256=begin.checkpoint.sha256,
             )
-        said += torch.tensor([attempt, -1 if last is None else last.step], device=backend.device)
-    attempt, step = backend.total(said).tolist()  # every process waits here for the first
+        said = [attempt, -1 if last is None else last.step]
+    attempt, step = map(int, backend.agree(said))  # every process waits here for the first
     return attempt, None if step < 0 else checkpoint.find(directory.checkpoints, step)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from conf import schema
+from data_pipeline.batch import Batch
 from data_pipeline.stream import TokenStream
 from trainer.backend import Backend
 from trainer.model import Gemma
@@ -17,11 +19,14 @@ def held_out_loss(job: schema.Job, model: Gemma, stream: TokenStream, backend: B
 
     Which rows those are does not depend on the processes, which share them; every process gets the same number back.
     """
-    sums = torch.zeros(2, device=backend.device)
-    world = backend.world
-    rows = stream.epoch(micro_batch=job.micro_batch, rank=world.rank, world=world.size, rows=job.evaluate.rows)
-    for batch in backend.feed(rows):
-        sums += torch.stack([loss_of(model, batch), batch.weights_BS.sum()])
+    world, read_at_once = backend.world, job.micro_batch * backend.feeders
+    rows = stream.epoch(micro_batch=read_at_once, rank=world.rank, world=world.size, rows=job.evaluate.rows)
+
+    def score(batch: Batch) -> Tensor:
+        return torch.stack([loss_of(model, batch), batch.weights_BS.sum()])
+
+    scored = backend.compile(score)
+    sums = [scored(batch) for batch in backend.feed(rows)]
     backend.release(model)
-    loss, tokens = backend.total(sums).tolist()
+    loss, tokens = backend.total(sum(sums[1:], sums[0])).tolist()
     return loss / tokens

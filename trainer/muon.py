@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         matrices: Sequence[torch.nn.Parameter],
-        rest: torch.optim.AdamW,
+        rest: torch.optim.Optimizer,
         *,
         lr: float,
         weight_decay: float,

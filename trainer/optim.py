@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from conf import schema
+from trainer.backend.base import Groups
 from trainer.model import Gemma
 from trainer.model.gemma import bare_name
 from trainer.muon import Muon
 
 
-def decays(name: str, parameter: Tensor) -> bool:
+def decays(name: str) -> bool:
     """Whether weight decay holds for a parameter: for matrices of blocks; norms and the embedding have none.
 
     Norms are stored as the difference from 1, where decay would mean something else. The embedding is tied to the
     output and scaled by the root of the width; decay would fight that scale.
     """
-    return parameter.ndim == 2 and bare_name(name) != "embedding.weight"
+    return bare_name(name) != "embedding.weight" and not name.endswith("norm.weight")
 
 
-def build_optimizer(model: Gemma, optim: schema.Optim, precision: str = "fp32") -> torch.optim.Optimizer:
+AdamW = Callable[[Groups, schema.Optim], torch.optim.Optimizer]
+
+
+def build_optimizer(
+    model: Gemma, optim: schema.Optim, precision: str = "fp32", adamw: AdamW | None = None
+) -> torch.optim.Optimizer:
     """The optimizer that `optim.name` asks for, with weight decay for what `decays`.
 
     adamw  AdamW (Loshchilov and Hutter, arXiv 1711.05101)
     muon   Muon for what `decays`, which are the hidden matrices, and AdamW for norms and the embedding
 
-    Matrix products of Muon are computed in `precision`, as those of the model: in bf16 they are cheap and good enough
-    (Jordan's post), in fp32 equal on all meshes but for rounding of fp32.
+    `adamw` makes AdamW (default: `fused_adamw`). Matrix products of Muon are computed in `precision`, as those of the
+    model: in bf16 they are cheap and good enough (Jordan's post), in fp32 equal on all meshes but for rounding of fp32.
     """
+    adamw = adamw or fused_adamw
     decayed: list[torch.nn.Parameter] = []
     exempt: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (decayed if decays(name, parameter) else exempt).append(parameter)
+        (decayed if decays(name) else exempt).append(parameter)
     if optim.name == "adamw":
-        return _adamw([(decayed, optim.weight_decay), (exempt, 0.0)], optim)
+        return adamw([(decayed, optim.weight_decay), (exempt, 0.0)], optim)
     return Muon(
         decayed,
-        _adamw([(exempt, 0.0)], optim),
+        adamw([(exempt, 0.0)], optim),
         lr=optim.peak_lr,
         weight_decay=optim.weight_decay,
         momentum=optim.momentum,
@@ -48,8 +56,8 @@ def build_optimizer(model: Gemma, optim: schema.Optim, precision: str = "fp32") 
     )
 
 
-def _adamw(groups: list[tuple[list[torch.nn.Parameter], float]], optim: schema.Optim) -> torch.optim.AdamW:
-    """AdamW on parameters by their weight decay."""
+def fused_adamw(groups: Groups, optim: schema.Optim) -> torch.optim.Optimizer:
+    """torch's own, on parameters by their weight decay."""
     optimizer = torch.optim.AdamW(
         [
             {"params": group, "weight_decay": weight_decay}

@@ -14,10 +14,11 @@ from conf import schema
 from data_pipeline.batch import Cursor
 from data_pipeline.ramp import Ramp
 from trainer.average import Average
+from trainer.backend import Backend
 from trainer.checkpoint import Committed, load_tensors
 from trainer.model import Gemma
-from trainer.model.gemma import bare_name
 from trainer.optim import moments_of, set_updates
+from trainer.sharded import Parted
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Run:
 
     model: Gemma
     optimizer: torch.optim.Optimizer
+    backend: Backend
     cursor: Cursor
     identity: dict[str, Any]
     origin: dict[str, str]
@@ -50,16 +52,20 @@ class Run:
     in_a_row: int = 0
     average: Average | None = None
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor | Parted]:
         """Parameters, the optimizer's moments and averages, under names that no wrapper changes."""
-        tensors: dict[str, Tensor] = {}
+        kept: list[tuple[str, str, Tensor]] = []
         for name, parameter in self.model.named_parameters():
-            name = bare_name(name)
-            tensors[f"model.{name}"] = parameter
+            kept.append(("model", name, parameter))
             moments = moments_of(self.optimizer, parameter)
-            tensors |= {f"optimizer.{moment}.{name}": tensor for moment, tensor in moments.items()}
-        averages = {} if self.average is None else self.average.tensors
-        return tensors | {f"ema.{name}": average for name, average in averages.items()}
+            kept += [(f"optimizer.{moment}", name, tensor) for moment, tensor in moments.items()]
+        if self.average is not None:
+            kept += [("ema", name, average) for name, average in self.average.tensors.items()]
+        return {
+            f"{what}.{each}": part
+            for what, name, tensor in kept
+            for each, part in self.backend.named(name, tensor).items()
+        }
 
     def state(self) -> dict[str, Any]:
         """Everything that is not a tensor, as JSON."""

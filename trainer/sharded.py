@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,33 @@ def first_copy(tensor: Tensor) -> bool:
 def own_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, as a plain one that shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Parted(abc.ABC):
+    """A tensor whose parts lie on several devices that this process drives: read and filled through the host.
+
+    shape  of the whole
+    dtype  of its numbers
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions of the whole."""
+        return len(self.shape)
+
+    @abc.abstractmethod
+    def parts(self) -> list[tuple[Tensor, list[int]]]:
+        """Copies on the host of the parts that this process is to save, each with its place in the whole.
+
+        Of copies that several devices hold only the first counts, wherever it is.
+        """
+
+    @abc.abstractmethod
+    def fill(self, read: Callable[[Tensor, list[int]], None]) -> None:
+        """Give every part new numbers: `read` writes those of a place in the whole into a tensor on the host."""
 
 
 class _Box(NamedTuple):

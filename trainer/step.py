@@ -35,13 +35,12 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
         # once rounded to bfloat16, would be rounded again, and two roundings lean to one side.
         tokens = backend.total(torch.stack([batch.weights_BS.sum() for batch in micro_batches]).sum())
         counts_K = backend.total(torch.stack([batch.counts_K for batch in micro_batches]).sum(0))
-        loss = torch.zeros((), device=backend.device)
-        for batch in micro_batches:
-            weights_BS = batch.weights_BS / tokens.clamp(min=1)  # every document of a step may be left out
-            share = loss_of(model, dataclasses.replace(batch, weights_BS=weights_BS), z_loss)
-            share.backward()
-            loss += share.detach()
-        loss, grad_norm = backend.total(loss), clip_gradients(model, clip_norm, backend)
+        shares = [
+            dataclasses.replace(batch, weights_BS=batch.weights_BS / tokens.clamp(min=1))  # a step may have no tokens
+            for batch in micro_batches
+        ]
+        loss = backend.total(backend.accumulate(lambda batch: loss_of(model, batch, z_loss), shares))
+        grad_norm = clip_gradients(model, clip_norm, backend)
         # Both are totals: all processes decide alike. The norm is where the masters are, and so is what is decided.
         skipped = (~(loss.to(grad_norm.device).isfinite() & grad_norm.isfinite())).float()
         skip_where(optimizer, skipped)

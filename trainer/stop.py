@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-import torch
-
 from trainer.backend import Backend
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
@@ -32,4 +30,4 @@ class StopSignal:
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop; every process calls it and gets the same answer."""
-        return self._backend.total(torch.tensor(float(self._asked), device=self._backend.device)).item() > 0
+        return self._backend.agree([float(self._asked)])[0] > 0

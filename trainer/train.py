@@ -43,7 +43,10 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
     """Train until `job.steps` or until asked to stop; says which, as an exit code. Raises DivergedError, DataError."""
     backend = parts.backend
     settle()
-    train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
+    train_step = backend.compile(
+        make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
+    )
+    follow = None if run.average is None else backend.compile(run.average.update)
     with (
         StopSignal(backend) as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
@@ -56,15 +59,15 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
         batches = backend.feed(stream)
         while run.step < job.steps:
             profiler.before(run.step + 1)
-            shares = parts.ramp.rows(run.step) // (job.micro_batch * backend.world.size)
+            shares = parts.ramp.rows(run.step) // (job.micro_batch * backend.feeders * backend.world.size)
             with report.waiting():
                 micro_batches = [next(batches) for _ in range(shares)]
             learning_rate = lr_at(job.optim, run.step, job.steps)
             set_lr(run.optimizer, learning_rate)
             metrics = train_step(micro_batches)
             run.step += 1
-            if run.average is not None:
-                run.average.update(run.model, metrics["skipped"], run.step)
+            if run.average is not None and follow is not None:
+                follow(run.model, metrics["skipped"], run.average.share(run.step).to(backend.device))
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
             stopping = stop.agreed()  # asked once: the save and the exit must agree. Waits for the device
@@ -88,7 +91,7 @@ def micro_batches_from(job: schema.Job, run: Run, parts: Parts) -> Generator[Bat
     world = parts.backend.world
     return parts.stream.batches(
         rows_per_step=parts.ramp,
-        micro_batch=job.micro_batch,
+        micro_batch=job.micro_batch * parts.backend.feeders,
         rank=world.rank,
         world=world.size,
         start=run.cursor,

@@ -15,8 +15,8 @@ from conf.exits import ConfigError, DataError
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.model import Gemma, GemmaConfig
-from trainer.model.gemma import bare_name
 from trainer.run_directory import read_config
+from trainer.sharded import Parted
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,12 @@ class Trained:
         with torch.device("meta"):
             model = Gemma(self.config)
         model.to_empty(device="cpu")
-        self.load(model)
+        self.load(dict(model.named_parameters()))
         return model.eval()
 
-    def load(self, model: Gemma) -> None:
-        """Fill the parameters of this model, however they are sharded."""
-        named = {f"{self.weights_are}.{bare_name(name)}": parameter for name, parameter in model.named_parameters()}
-        checkpoint.load_tensors(self.checkpoint, named)
+    def load(self, weights: Mapping[str, Tensor | Parted]) -> None:
+        """Fill these, by their own names and however they are sharded."""
+        checkpoint.load_tensors(self.checkpoint, {f"{self.weights_are}.{name}": each for name, each in weights.items()})
 
     def provenance(self) -> dict[str, Any]:
         """What says where scores and exports come from."""

@@ -166,7 +166,7 @@ def measure(case: str, trace: Path) -> dict[str, Any]:
         with record_function("measured"):
             metrics = train_step(list(backend.feed([batch() for _ in range(micro_batches)])))
             if average is not None:
-                average.update(model, metrics["skipped"], 2)
+                average.update(model, metrics["skipped"], average.share(2))
     backend.close()
     profiler.export_chrome_trace(str(trace))
     return {

@@ -126,7 +126,7 @@ def test_matrices_of_blocks_decay_and_nothing_else(size: str, wrapped: str) -> N
     assert named.keys() == decayed | exempt
     for name, parameter in named.items():
         as_wrapped = re.sub(r"(blocks\.\d\.)", rf"\1{wrapped}", name)
-        assert decays(as_wrapped, parameter) == (name in decayed), name
+        assert decays(as_wrapped) == (name in decayed), name
 
 
 def test_the_optimizer_decays_what_the_rule_says() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from conf.exits import ConfigError
 from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
 from trainer.backend import tensor_parallel
-from trainer.backend.base import World
+from trainer.backend.base import Compiled, Groups, World
 from trainer.backend.context_parallel import SharedRows
 from trainer.backend.remat import recomputing
 from trainer.model import Gemma, GemmaConfig
-from trainer.model.gemma import Block
+from trainer.model.gemma import Block, bare_name
 from trainer.model.kernels import KERNELS
-from trainer.model.loss import fusible_chunk_loss
+from trainer.model.loss import fusible_chunk_loss, token_loss
+from trainer.optim import fused_adamw
+from trainer.sharded import Parted
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -68,6 +70,7 @@ class Native:
         self._mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
         self._context, self._tensor = self._mesh["context"], self._mesh["tensor"]
         self._sharing = axes["context"] * axes["tensor"]
+        self.devices, self.feeders = size, 1
         self.world = World(self.processes.rank // self._sharing, size // self._sharing)
 
     def _sharding(self, *axes: str) -> DeviceMesh:
@@ -93,7 +96,7 @@ class Native:
             model.rows = SharedRows(self._context)
         model.kernel = KERNELS[schema.attention_kernel(job, self.device.type, self._context.size())]
         if job.compile:
-            model.chunk_loss = torch.compile(fusible_chunk_loss)
+            model.loss = functools.partial(token_loss, chunk=torch.compile(fusible_chunk_loss))
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[job.precision],
             reduce_dtype=DTYPES[job.mesh.reduce_dtype],
@@ -117,6 +120,26 @@ class Native:
         model.to_empty(device="cpu" if job.optim.offload else self.device)
         if self.device.type == "cpu":
             _keep_freed_memory(model)
+
+    def zeros_like(self, parameter: Tensor) -> Tensor:
+        return torch.zeros_like(parameter, requires_grad=False)
+
+    def adamw(self, groups: Groups, optim: schema.Optim) -> torch.optim.Optimizer:
+        return fused_adamw(groups, optim)
+
+    def named(self, name: str, tensor: Tensor) -> Mapping[str, Tensor | Parted]:
+        return {bare_name(name): tensor}
+
+    def compile(self, function: Compiled) -> Compiled:
+        return function
+
+    def accumulate(self, loss_of: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> Tensor:
+        loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            share = loss_of(batch)
+            share.backward()
+            loss += share.detach()
+        return loss
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         narrowed = map(self._own_positions, batches)
@@ -169,6 +192,10 @@ class Native:
         summed = x.clone()
         dist.all_reduce(summed)
         return summed
+
+    def agree(self, values: Sequence[float]) -> list[float]:
+        sums: list[float] = self.total(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+        return sums
 
     def barrier(self) -> None:
         dist.barrier()

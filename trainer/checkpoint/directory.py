@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from conf.exits import DataError
 from trainer.backend import Backend
 from trainer.checkpoint.parts import Part, write_parts
+from trainer.sharded import Parted
 
 FORMAT = 1
 _STEP = re.compile(r"step-(\d{8,})")
@@ -123,7 +123,12 @@ def find(directory: Path, step: int | None = None) -> Committed | None:
 
 
 def save(
-    directory: Path, step: int, attempt: str, tensors: Mapping[str, Tensor], state: dict[str, Any], backend: Backend
+    directory: Path,
+    step: int,
+    attempt: str,
+    tensors: Mapping[str, Tensor | Parted],
+    state: dict[str, Any],
+    backend: Backend,
 ) -> None:
     """Write and commit one step; every process calls it. The directory must be one that all processes see.
 
@@ -184,7 +189,7 @@ def _commit(payload: Path, step: int, state: dict[str, Any], processes: int) -> 
 
 def _agree(failure: BaseException | None, payload: Path, backend: Backend) -> None:
     """Raise SaveError on every process if one of them failed."""
-    failed = backend.total(torch.tensor(float(failure is not None), device=backend.device))
+    (failed,) = backend.agree([float(failure is not None)])
     if failure is not None:
         raise SaveError(f"{payload} could not be written: {failure}") from failure
     if failed > 0:

@@ -7,6 +7,7 @@ ever holds more than its own part. safetensors carries no code, unlike pickle.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from conf.exits import DataError
-from trainer.sharded import first_copy
+from trainer.sharded import Parted, first_copy
 
 if TYPE_CHECKING:
     from trainer.checkpoint.directory import Committed
@@ -37,7 +38,7 @@ class Part:
     shape: list[int]
 
 
-def write_parts(tensors: Mapping[str, Tensor], file: Path, first: bool) -> dict[str, Any]:
+def write_parts(tensors: Mapping[str, Tensor | Parted], file: Path, first: bool) -> dict[str, Any]:
     """Write this process's parts to one file; returns what the manifest says of them.
 
     Of copies, only the first is written: `first` says whether this process writes tensors that are not sharded.
@@ -45,12 +46,19 @@ def write_parts(tensors: Mapping[str, Tensor], file: Path, first: bool) -> dict[
     stored, parts, whole = {}, [], {}
     for name, tensor in tensors.items():
         whole[name] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-        local, offset, mine = held(tensor, first)
-        if mine and local.numel():
-            stored[name] = local.detach().to("cpu").contiguous()
-            parts.append(Part(name, file.name, name, offset, list(local.shape)))
+        held_parts = tensor.parts() if isinstance(tensor, Parted) else _own(tensor, first)
+        for number, (local, offset) in enumerate(held_parts):
+            key = f"{name}#{number}" if number else name
+            stored[key] = local.detach().to("cpu").contiguous()
+            parts.append(Part(name, file.name, key, offset, list(local.shape)))
     save_file(stored, file)
     return {"tensors": whole, "parts": [asdict(part) for part in parts]}
+
+
+def _own(tensor: Tensor, first: bool) -> list[tuple[Tensor, list[int]]]:
+    """What this process is to save of a tensor: one part or none."""
+    local, offset, mine = held(tensor, first)
+    return [(local, offset)] if mine and local.numel() else []
 
 
 def held(tensor: Tensor, first: bool) -> tuple[Tensor, list[int], bool]:
@@ -63,7 +71,7 @@ def held(tensor: Tensor, first: bool) -> tuple[Tensor, list[int], bool]:
 
 
 @torch.no_grad()
-def load_tensors(checkpoint: Committed, tensors: Mapping[str, Tensor]) -> None:
+def load_tensors(checkpoint: Committed, tensors: Mapping[str, Tensor | Parted]) -> None:
     """Fill each tensor in place from a checkpoint, whatever mesh either was made on.
 
     Raises DataError where a tensor is missing or of another shape, or where a file that is needed is not what the
@@ -76,8 +84,16 @@ def load_tensors(checkpoint: Committed, tensors: Mapping[str, Tensor]) -> None:
             raise DataError(
                 f"{checkpoint.payload} does not fit this model: {name} of shape {list(tensor.shape)} is {found} in it"
             )
-        local, offset, _ = held(tensor, first=True)
-        _fill(checkpoint, local, offset, checkpoint.parts[name])
+        parts = checkpoint.parts[name]
+        if isinstance(tensor, Parted):
+            tensor.fill(functools.partial(_read, checkpoint, parts))
+        else:
+            local, offset, _ = held(tensor, first=True)
+            _fill(checkpoint, local, offset, parts)
+
+
+def _read(checkpoint: Committed, parts: list[Part], local: Tensor, offset: list[int]) -> None:
+    _fill(checkpoint, local, offset, parts)
 
 
 def read_tensor(checkpoint: Committed, name: str) -> Tensor:

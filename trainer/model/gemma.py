@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ from trainer.model.attention import Attention, Kernel, Rows, Surroundings, Whole
 from trainer.model.config import GemmaConfig, Kind
 from trainer.model.kernels import sdpa
 from trainer.model.layers import FeedForward, RMSNorm, rope_tables, soft_cap
-from trainer.model.loss import Chunk, chunk_loss, token_loss
+from trainer.model.loss import Loss, token_loss
+from trainer.sharded import Parted
 
 
 class Block(nn.Module):
@@ -42,22 +44,39 @@ class Block(nn.Module):
         return x_BSD + self.feed_forward_post_norm(self.feed_forward(self.feed_forward_norm(x_BSD)))
 
 
+Around = Callable[[Kind, Tensor, Tensor], Surroundings]  # (kind, segments_BS, positions_BS): of all layers of a kind
+
+
+class Blocks(nn.ModuleList):
+    """All blocks, one after the other: the units to shard and to recompute."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__(Block(config) for _ in range(config.num_layers))
+        self._kinds = config.layer_kinds
+
+    def forward(self, x_BSD: Tensor, segments_BS: Tensor, positions_BS: Tensor, around: Around) -> Tensor:
+        kinds = dict.fromkeys(self._kinds)  # not a set: processes that gather in it must go in one order
+        shared = {kind: around(kind, segments_BS, positions_BS) for kind in kinds}
+        for block, kind in zip(self, self._kinds, strict=True):
+            x_BSD = block(x_BSD, shared[kind])
+        return x_BSD
+
+
 class Gemma(nn.Module):
     """The whole model. Weights are uninitialised until `init_weights` or a checkpoint fills them.
 
-    `blocks` are the units to shard and to recompute. `rows` says how positions lie over processes, `kernel` and
-    `chunk_loss` what computes attention and the loss of some tokens.
+    `rows` says how positions lie over processes, `kernel` and `loss` what computes attention and the loss.
     """
 
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = Blocks(config)
         self.final_norm = RMSNorm(config.d_model, config.norm_eps)
         self.rows: Rows = WholeRows()
         self.kernel: Kernel = sdpa
-        self.chunk_loss: Chunk = chunk_loss
+        self.loss: Loss = token_loss
 
     def forward(
         self,
@@ -85,26 +104,13 @@ class Gemma(nn.Module):
         if targets_BS is None:
             return self.logits(x_BSD)
         weights_BS = torch.ones_like(targets_BS, dtype=torch.float32) if weights_BS is None else weights_BS
-        return token_loss(
-            x_BSD.flatten(0, 1),
-            self.embedding.weight,
-            targets_BS.flatten(),
-            weights_BS.flatten(),
-            self.config.final_soft_cap,
-            z_loss,
-            self.chunk_loss,
-        )
+        return self.loss(x_BSD, self.embedding.weight, targets_BS, weights_BS, self.config.final_soft_cap, z_loss)
 
     def hidden(self, tokens_BS: Tensor, segments_BS: Tensor, positions_BS: Tensor) -> Tensor:
         """The normalised stream behind the last block, [B, S, D], of which `logits` are a linear map."""
-        config = self.config
-        kinds = dict.fromkeys(config.layer_kinds)  # not a set: processes that gather in it must go in one order
-        around = {kind: self._surroundings(kind, segments_BS, positions_BS) for kind in kinds}
-        x_BSD = F.embedding(tokens_BS, self.embedding.weight)
-        x_BSD = x_BSD * _rounded(math.sqrt(config.d_model), x_BSD.dtype)
-        for block, kind in zip(self.blocks, config.layer_kinds, strict=True):
-            x_BSD = block(x_BSD, around[kind])
-        return self.final_norm(x_BSD)
+        x_BSD = self.embedding(tokens_BS)
+        x_BSD = x_BSD * _rounded(math.sqrt(self.config.d_model), x_BSD.dtype)
+        return self.final_norm(self.blocks(x_BSD, segments_BS, positions_BS, self._surroundings))
 
     def logits(self, x_BSD: Tensor) -> Tensor:
         """[B, S, V] float32, soft-capped where the configuration says so."""
@@ -132,7 +138,7 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 
 
 @torch.no_grad()
-def init_weights(model: Gemma, seed: int) -> None:
+def init_weights(model: Gemma, seed: int, weights: Mapping[str, Tensor | Parted] | None = None) -> None:
     """Fills every parameter in place; the same values for the same seed on any number of processes and any mesh.
 
     norms                         0: the norm multiplies by 1 + w
@@ -143,25 +149,30 @@ def init_weights(model: Gemma, seed: int) -> None:
                                   variance of the stream stays of order 1
 
     Each tensor is drawn whole, in float32 on the host, from a generator of its own seeded by `seed` and its name, and
-    every process keeps its part; host memory for the largest tensor is needed on each process for a moment.
+    every process keeps its part; host memory for the largest tensor is needed on each process for a moment. `weights`
+    are those to fill, by name: by default those of the model.
     """
-    for name, parameter in model.named_parameters():
-        name = bare_name(name)
+    named = {bare_name(name): parameter for name, parameter in model.named_parameters()}
+    for name, parameter in (named if weights is None else weights).items():
         std = _init_std(model.config, name, parameter)
-        if std == 0:
-            parameter.zero_()
-            continue
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little"))
-        whole = torch.empty(parameter.shape, dtype=torch.float32, device="cpu").normal_(0.0, std, generator=generator)
-        if isinstance(parameter, DTensor):
-            shape, offset = compute_local_shape_and_global_offset(
+        whole = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
+        if std:
+            whole.normal_(0.0, std, generator=generator)
+        if isinstance(parameter, Parted):
+            parameter.fill(functools.partial(_copy_part, whole))
+        elif isinstance(parameter, DTensor):
+            _shape, offset = compute_local_shape_and_global_offset(
                 parameter.shape, parameter.device_mesh, parameter.placements
             )
-            part = tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))
-            parameter.to_local().copy_(whole[part])
+            _copy_part(whole, parameter.to_local(), list(offset))
         else:
             parameter.copy_(whole)
+
+
+def _copy_part(whole: Tensor, part: Tensor, offset: list[int]) -> None:
+    part.copy_(whole[tuple(slice(first, first + size) for first, size in zip(offset, part.shape, strict=True))])
 
 
 def bare_name(name: str) -> str:
@@ -169,7 +180,7 @@ def bare_name(name: str) -> str:
     return name.replace("_checkpoint_wrapped_module.", "").replace("_orig_mod.", "")
 
 
-def _init_std(config: GemmaConfig, name: str, parameter: Tensor) -> float:
+def _init_std(config: GemmaConfig, name: str, parameter: Tensor | Parted) -> float:
     if parameter.ndim == 1:
         return 0.0
     if name == "embedding.weight":

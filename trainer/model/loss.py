@@ -71,11 +71,15 @@ def fusible_chunk_loss(
     return loss
 
 
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, float | None, float], Tensor]
+"""What `token_loss` is."""
+
+
 def token_loss(
-    x_RD: Tensor,
+    x_D: Tensor,
     embedding_VD: Tensor,
-    targets_R: Tensor,
-    weights_R: Tensor,
+    targets: Tensor,
+    weights: Tensor,
     cap: float | None,
     z_loss: float,
     chunk: Chunk = chunk_loss,
@@ -84,8 +88,12 @@ def token_loss(
 
     Logits are x @ embedding^T, soft-capped where `cap` is set, and Z is the sum of their exponentials (z-loss: PaLM,
     arXiv 2204.02311 section 5). Differentiable in x and embedding, once.
+
+    Args:
+        x_D: [..., D], one vector for each of `targets` and `weights`, which have the shape [...].
     """
-    loss: Tensor = _TokenLoss.apply(x_RD, embedding_VD, targets_R, weights_R.float(), cap, z_loss, chunk)
+    x_RD, targets_R, weights_R = x_D.flatten(0, -2), targets.flatten(), weights.flatten().float()
+    loss: Tensor = _TokenLoss.apply(x_RD, embedding_VD, targets_R, weights_R, cap, z_loss, chunk)
     return loss
 
 

@@ -103,7 +103,7 @@ class Report:
                 "step_seconds": known["step_seconds"],
                 "data_seconds": known["data_seconds"],
                 "tokens_per_second": tokens_per_second,
-                "mfu": tokens_per_second * self._flops / (peak * self._backend.processes.size) if peak else None,
+                "mfu": tokens_per_second * self._flops / (peak * self._backend.devices) if peak else None,
                 "memory_bytes": self._backend.memory_bytes(),
                 "steps_skipped": self._run.skipped,
                 **self._data_extras(metrics["counts_K"].tolist(), int(known["samples_done"])),
