@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from conf import schema
+from conf.check import check_mesh_size, check_rows
 from conf.compose import refuse
 
 ROOMS = {
@@ -61,7 +62,7 @@ def training_processes(job: schema.Job) -> int:
     planned = schema.planned_processes(job)
     if job.launch.processes is None and (gpus or planned is None):
         planned = max(1, gpus)
-        refuse(schema.check_mesh_size(job, planned, "the number of GPUs") + schema.check_rows(job, planned))
+        refuse(check_mesh_size(job, planned, "the number of GPUs") + check_rows(job, planned))
     assert planned is not None
     return planned
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conf import schema
+from conf.check import check
 from conf.hardware import MACHINES, PEAK_BF16_FLOPS, SLICES, find, peak_bf16_flops, problem
 
 # From the tables of slices on docs.cloud.google.com/tpu/docs: name, chips, hosts.
@@ -56,7 +57,7 @@ def test_chips_and_devices_have_one_peak() -> None:
     ],
 )
 def test_an_unknown_name_is_refused_with_what_was_meant(name: str, told: str) -> None:
-    (said,) = schema.check(schema.Job(hardware=name))
+    (said,) = check(schema.Job(hardware=name))
     assert f"hardware={name}" in said
     assert told in said
     assert problem("a3-mega") is None

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf import schema
+from conf.check import DECAYS, FRACTIONS, LONGEST_NAME, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NULL, check
 
 KEYS = schema.flatten(schema.Job())
 PARTLY = {"data.mixture", "optim.schedule"}  # identity is a part of what they say: see below
@@ -54,14 +55,14 @@ def test_every_key_has_a_meaning() -> None:
 
 
 def test_keys_named_in_the_checks_exist() -> None:
-    checked = (schema.POSITIVE, schema.POSITIVE_OR_NULL, schema.NOT_NEGATIVE, schema.FRACTIONS, schema.DECAYS)
+    checked = (POSITIVE, POSITIVE_OR_NULL, NOT_NEGATIVE, FRACTIONS, DECAYS)
     assert set(schema.CHOICES).union(*checked) <= set(KEYS)
     for prefix in schema.IDENTITY:
         assert any(path == prefix or path.startswith(prefix + ".") for path in KEYS), prefix
 
 
 def test_defaults_are_sound() -> None:
-    assert schema.check(schema.Job()) == []
+    assert check(schema.Job()) == []
 
 
 # The contract's own lists (ARCHITECTURE section 2), so that a key cannot change sides unseen.
@@ -126,7 +127,7 @@ def test_the_first_stage_of_a_mixture_is_identity_and_later_ones_are_appended() 
 )
 def test_a_mixture_that_cannot_work_is_refused(stages: list[dict[str, Any]], problem: str) -> None:
     job = with_value(schema.Job(), "data.mixture", [schema.Stage(**stage) for stage in stages])
-    assert any(problem in found for found in schema.check(job))
+    assert any(problem in found for found in check(job))
 
 
 def test_run_id_reads_name_and_eight_hex_digits() -> None:
@@ -187,7 +188,7 @@ def test_impossible_combination_names_value_and_remedy(values: dict[str, Any], t
     job = schema.Job()
     for path, value in values.items():
         job = with_value(job, path, value)
-    problems = schema.check(job)
+    problems = check(job)
     assert len(problems) == 1, problems
     for words in told:
         assert words in problems[0]
@@ -195,7 +196,7 @@ def test_impossible_combination_names_value_and_remedy(values: dict[str, Any], t
 
 def test_all_impossible_values_are_listed() -> None:
     job = with_value(with_value(with_value(schema.Job(), "steps", 0), "precision", "fp8"), "seed", -4)
-    assert len(schema.check(job)) == 3
+    assert len(check(job)) == 3
 
 
 @given(
@@ -207,11 +208,11 @@ def test_all_impossible_values_are_listed() -> None:
 def test_every_remedy_works(rows: int, micro_batch: int, replica: int, fsdp: int) -> None:
     """A step is refused exactly when it cannot be shared evenly, and what the message proposes is taken."""
     job = schema.Job(tokens_per_step=rows * 2048, micro_batch=micro_batch, mesh=schema.Mesh(replica=replica, fsdp=fsdp))
-    problems = schema.check(job)
+    problems = check(job)
     assert (problems == []) == (rows % (micro_batch * replica * fsdp) == 0)
     if problems and "use micro_batch=" in problems[0]:
         for remedy in problems[0].rsplit("=", 1)[1].split("|"):
-            assert schema.check(dataclasses.replace(job, micro_batch=int(remedy))) == []
+            assert check(dataclasses.replace(job, micro_batch=int(remedy))) == []
 
 
 def test_user_names_a_run_by_id_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,23 +237,23 @@ def test_own_run_directory_is_never_a_folder_here(tmp_path: Path, monkeypatch: p
     ["", ".", "..", ".hidden", "../out", "a/b", "/tmp/a", "a b", "a:b", "a#b", "a?", "100%", "a\\b", "é", "a\n"],
 )
 def test_name_that_leaves_runs_or_breaks_an_id_is_refused(path: str, value: str) -> None:
-    (problem,) = schema.check(with_value(schema.Job(), path, value))
+    (problem,) = check(with_value(schema.Job(), path, value))
     assert f"{path}={value!r}" in problem
     assert "use letters, digits, - _ and ." in problem
 
 
 @pytest.mark.parametrize("value", ["dev", "a.b", "_x", "-x", "gemma3-1b_v2.1", "7"])
 def test_plain_names_pass(value: str) -> None:
-    assert schema.check(schema.Job(name=value, run_id=value)) == []
+    assert check(schema.Job(name=value, run_id=value)) == []
 
 
 def test_longest_name_still_gives_a_run_id_that_passes() -> None:
     """Also when the id is given back, as a sweep does."""
-    job = schema.Job(name="n" * schema.LONGEST_NAME)
-    assert schema.check(schema.Job(name=job.name, run_id=schema.run_id(job))) == []
-    (problem,) = schema.check(schema.Job(name=job.name + "n"))
+    job = schema.Job(name="n" * LONGEST_NAME)
+    assert check(schema.Job(name=job.name, run_id=schema.run_id(job))) == []
+    (problem,) = check(schema.Job(name=job.name + "n"))
     assert "has 101 characters: use at most 100" in problem
-    (problem,) = schema.check(schema.Job(run_id="n" * 129))
+    (problem,) = check(schema.Job(run_id="n" * 129))
     assert "has 129 characters: use at most 128" in problem
 
 

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from conf import schema
+from conf.check import check_mesh_size, check_rows
 from conf.exits import ConfigError
 from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
@@ -54,7 +55,7 @@ class Native:
             self.device = torch.device("cpu")
         self.processes = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         size = self.processes.size
-        problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
+        problems = check_mesh_size(job, size, "the number of processes") or check_rows(job, size)
         if problems:  # before joining, so that a refusal leaves no group behind
             raise ConfigError("\n".join(problems))
         backend = "gloo"
