@@ -9,6 +9,7 @@ from conf import hardware
 from conf.schema import (
     AXES,
     CHOICES,
+    LANES,
     SOURCE_KINDS,
     Data,
     Job,
@@ -36,6 +37,8 @@ POSITIVE_OR_NULL = (
 NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
 DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
+
+XLA_ATTENTION = ("auto", "reference", "splash")
 
 # A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
@@ -86,7 +89,7 @@ def check(job: Job, kind: str = "train") -> list[str]:
         problems.append(f"profile.steps={steps} must be the first and the last step to trace, such as [10,12], or null")
     if problems:
         return problems  # the sums below would only repeat them
-    found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job)
+    found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job) + _check_xla(job)
     # A plan is asked which batch to take, so it does not refuse one.
     return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
 
@@ -134,7 +137,63 @@ def _check_kernels(job: Job) -> list[str]:
             f"attention=documents with mesh.context={job.mesh.context}: documents lie on several processes; "
             "use attention=auto"
         )
+    if job.attention == "splash":
+        if job.backend.name in ("cpu", "cuda"):
+            problems.append(f"attention=splash with backend={job.backend.name} is a kernel for TPU: use attention=auto")
+        if rest := job.data.sequence_length % LANES:
+            nearest = max(LANES, job.data.sequence_length - rest)
+            problems.append(
+                f"attention=splash takes rows of multiples of {LANES} positions, not data.sequence_length="
+                f"{job.data.sequence_length}: use attention=auto, or data.sequence_length={nearest}"
+            )
     return problems
+
+
+def _check_xla(job: Job) -> list[str]:
+    """What runs on other devices only."""
+    if job.backend.name != "xla":
+        return []
+    problems = []
+    if job.mesh.context != 1:
+        problems.append(
+            f"mesh.context={job.mesh.context} with backend=xla: chips share positions of rows along mesh.tensor only; "
+            "use mesh.context=1"
+        )
+    if job.optim.name != "adamw":
+        problems.append(f"optim.name={job.optim.name} does not run with backend=xla: use optim=adamw")
+    if job.optim.offload:
+        problems.append("optim.offload=true is for GPUs, not for backend=xla: use optim.offload=false")
+    if job.compile:
+        problems.append("compile=true is for torch.compile; backend=xla compiles each step anyway: use compile=false")
+    if job.attention not in XLA_ATTENTION:
+        problems.append(
+            f"attention={job.attention} does not run with backend=xla: use attention={'|'.join(XLA_ATTENTION)}"
+        )
+    if job.profile.steps is not None:
+        problems.append(
+            f"profile.steps={job.profile.steps} with backend=xla: torch.profiler does not see what a TPU does; "
+            "use profile.steps=null"
+        )
+    if job.launch.processes is not None:
+        problems.append(
+            f"launch.processes={job.launch.processes} with backend=xla: one process drives all chips of a host; "
+            "use launch.processes=null"
+        )
+    return problems
+
+
+def _check_slice(job: Job) -> list[str]:
+    """Whether the mesh is one of whole slices, where all its axes and a slice are named."""
+    machine = None if job.hardware is None else hardware.find(job.hardware)
+    sizes = [getattr(job.mesh, axis) for axis in AXES]
+    if machine is None or machine.chip.kind != "xla" or job.backend.name not in ("auto", "xla") or -1 in sizes:
+        return []
+    if math.prod(sizes) % machine.joined == 0:
+        return []
+    return [
+        f"{_product(job)} is {math.prod(sizes)} chips, and hardware={machine.name} has {machine.joined}: set "
+        "mesh.fsdp=-1, or axes whose product is that of one slice, or of mesh.replica slices"
+    ]
 
 
 def _check_ramp(job: Job) -> list[str]:
@@ -212,10 +271,14 @@ def _check_mesh(job: Job) -> list[str]:
     if list(sizes.values()).count(-1) > 1:
         rest = " and ".join(path for path, n in sizes.items() if n == -1)
         problems.append(f"only one axis may be -1 (the rest), not {rest}")
-    if not problems and (processes := planned_processes(job)) is not None:
+    if problems:
+        return problems
+    if (processes := planned_processes(job)) is not None:
         origin = "launch.processes" if job.launch.processes is not None else "the product of the axes"
         problems += check_mesh_size(job, processes, origin)
-    return problems
+    elif -1 not in (job.mesh.context, job.mesh.tensor):
+        problems += _check_positions(job, job.mesh.context, job.mesh.tensor)
+    return problems + _check_slice(job)
 
 
 def check_mesh_size(job: Job, processes: int, origin: str) -> list[str]:
@@ -223,15 +286,24 @@ def check_mesh_size(job: Job, processes: int, origin: str) -> list[str]:
     fixed = math.prod(n for axis in AXES if (n := getattr(job.mesh, axis)) != -1)
     rest = any(getattr(job.mesh, axis) == -1 for axis in AXES)
     if fixed != processes and not (rest and processes % fixed == 0):
-        shown = [axis for axis in AXES if axis in ("replica", "fsdp") or getattr(job.mesh, axis) != 1]
-        product = " x ".join(f"mesh.{axis}={getattr(job.mesh, axis)}" for axis in shown)
         return [
-            f"{product} does not match {origin}={processes}: set mesh.fsdp=-1, or axes whose product is {processes}"
+            f"{_product(job)} does not match {origin}={processes}: set mesh.fsdp=-1, or axes whose product is "
+            f"{processes}"
         ]
     mesh = axes(job, processes)
-    if job.data.sequence_length % (mesh["context"] * mesh["tensor"]):
-        return [
-            f"data.sequence_length={job.data.sequence_length} is not a multiple of mesh.context={mesh['context']} x "
-            f"mesh.tensor={mesh['tensor']}, which share the positions of each row"
-        ]
-    return []
+    return _check_positions(job, mesh["context"], mesh["tensor"])
+
+
+def _check_positions(job: Job, context: int, tensor: int) -> list[str]:
+    if job.data.sequence_length % (context * tensor) == 0:
+        return []
+    return [
+        f"data.sequence_length={job.data.sequence_length} is not a multiple of mesh.context={context} x "
+        f"mesh.tensor={tensor}, which share the positions of each row"
+    ]
+
+
+def _product(job: Job) -> str:
+    """The axes as a user wrote them."""
+    shown = [axis for axis in AXES if axis in ("replica", "fsdp") or getattr(job.mesh, axis) != 1]
+    return " x ".join(f"mesh.{axis}={getattr(job.mesh, axis)}" for axis in shown)

@@ -152,15 +152,16 @@ class Optim:
 @dataclass
 class Mesh:
     replica: int = key(1, "replicas of the sharded model, across slices or nodes; -1: the rest")
-    fsdp: int = key(-1, "processes that share one copy of the parameters; -1: the rest")
+    fsdp: int = key(-1, "processes (xla: chips) that share one copy of the parameters; -1: the rest")
     context: int = key(1, "processes that share the positions of each row, for long rows; -1: the rest")
-    tensor: int = key(1, "processes that share the heads and hidden units of each layer; -1: the rest")
+    tensor: int = key(1, "processes (xla: chips) that share heads and hidden units of each layer; -1: the rest")
     reduce_dtype: str = key("fp32", "fp32 or bf16: precision in which gradients are summed over processes")
 
 
 @dataclass
 class Backend:
-    name: str = key("auto", "auto, cpu or cuda")
+    name: str = key("auto", "auto, cpu, cuda or xla (TPU: one process per host drives all its chips)")
+    cache: str = key("~/.cache/gemcutter/xla", "xla: folder on this host that keeps compiled programs between starts")
 
 
 @dataclass
@@ -196,7 +197,8 @@ class Evaluate:
 @dataclass
 class Profile:
     steps: Optional[list[int]] = key(
-        None, "[first, last] step of which each process writes a torch.profiler trace to profiles/ (null: none)"
+        None,
+        "[first, last] step of which each process writes a torch.profiler trace to profiles/; not with backend=xla",
     )
 
 
@@ -221,6 +223,12 @@ class Plan:
         None,
         "plan: tokens of a document, of which attention sees its own (null: the mean of data.manifest, else a row)",
     )
+    sweep: bool = key(False, "plan: try micro_batch, remat and mesh, and recommend the fastest that fits")
+    compile: bool = key(
+        True,
+        "plan: on TPU hardware, compile the step with libtpu for that slice (needs make setup-tpu); "
+        "false: formulas only",
+    )
     output: Optional[str] = key(None, "plan: file that gets the plan as JSON (null: none)")
 
 
@@ -228,7 +236,7 @@ class Plan:
 class Launch:
     name: str = key("local", "local: this machine")
     processes: Optional[int] = key(
-        None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA)"
+        None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA, one on a TPU host)"
     )
 
 
@@ -246,12 +254,16 @@ class Job:
     steps: int = key(1000, "optimizer steps")
     tokens_per_step: int = key(65_536, "tokens of the global batch, until a stage of batch_ramp begins")
     batch_ramp: list[RampStage] = key([], "stages of other batch sizes; append to change")
-    micro_batch: int = key(4, "rows per process and forward pass")
+    micro_batch: int = key(4, "rows per process (xla: per place of mesh.replica x mesh.fsdp) and forward pass")
     precision: str = key("bf16", "bf16 (compute; masters are fp32) or fp32")
     remat: str = key(
         "none", "none, selective (keep matrix products and attention) or block: what the backward pass computes again"
     )
-    attention: str = key("auto", "auto, reference, sdpa, documents or flex: what computes attention")
+    attention: str = key(
+        "auto",
+        "auto, reference, sdpa, documents, flex or splash (TPU: fused kernel, needs data.sequence_length to be a "
+        "multiple of 128): what computes attention",
+    )
     compile: bool = key(False, "compile blocks and loss with torch.compile: faster steps after a slower first one")
     data: Data = section(Data, "which tokens, in which order")
     model: Model = section(Model, "which Gemma")
@@ -278,12 +290,12 @@ CHOICES = {
     "weights": ("model", "ema"),
     "precision": ("bf16", "fp32"),
     "remat": ("none", "selective", "block"),
-    "attention": ("auto", "reference", "sdpa", "documents", "flex"),
+    "attention": ("auto", "reference", "sdpa", "documents", "flex", "splash"),
     "data.packing": ("best_fit", "concat", "pad"),
     "optim.name": ("adamw", "muon"),
     "optim.schedule": ("cosine", "wsd", "constant"),
     "mesh.reduce_dtype": ("fp32", "bf16"),
-    "backend.name": ("auto", "cpu", "cuda"),
+    "backend.name": ("auto", "cpu", "cuda", "xla"),
     "tracker.name": ("wandb", "offline", "none"),
     "export.format": ("hf", "jax", "keras"),
     "pretrained.format": ("hf", "jax", "keras"),
@@ -312,6 +324,7 @@ IDENTITY = (
 )  # fmt: skip
 
 
+LANES = 128  # of a TPU's vector registers: splash attention takes rows of whole multiples of it
 AXES = ("replica", "fsdp", "context", "tensor")  # of the mesh, outermost first: processes of the last are neighbours
 
 
@@ -347,11 +360,18 @@ def attention_kernel(job: Job, device: str, context: int) -> str:
         return job.attention
     if device == "cuda":
         return "flex" if job.compile else "sdpa"
+    if device == "xla":
+        return "reference" if job.data.sequence_length % LANES else "splash"
     return "documents" if device == "cpu" and context == 1 else "sdpa"
 
 
 def planned_processes(job: Job) -> int | None:
-    """Training processes on this machine as far as configuration alone tells; None where it depends on the devices."""
+    """Training processes on this machine as far as configuration alone tells; None where it depends on the devices.
+
+    With backend=xla the mesh is one of chips, of all hosts, and a host has one process.
+    """
+    if job.backend.name == "xla":
+        return None
     if job.launch.processes is not None:
         return job.launch.processes
     if job.backend.name == "cuda":

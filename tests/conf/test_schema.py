@@ -176,6 +176,16 @@ def test_given_run_id_is_kept() -> None:
             {"mesh.context": 3, "mesh.tensor": 5},
             ["data.sequence_length=2048 is not a multiple of mesh.context=3 x mesh.tensor=5"],
         ),
+        ({"attention": "splash", "backend.name": "cuda"}, ["attention=splash with backend=cuda", "use attention=auto"]),
+        ({"attention": "splash", "backend.name": "cpu"}, ["attention=splash with backend=cpu", "use attention=auto"]),
+        (
+            {"attention": "splash", "data.sequence_length": 4000, "tokens_per_step": 64_000},
+            ["multiples of 128", "data.sequence_length=4000", "data.sequence_length=3968"],
+        ),
+        (
+            {"mesh.tensor": 3, "backend.name": "cuda"},
+            ["data.sequence_length=2048 is not a multiple of mesh.context=1 x mesh.tensor=3"],
+        ),
         ({"profile.steps": [12, 10]}, ["profile.steps=[12, 10]", "such as [10,12], or null"]),
         ({"profile.steps": [10]}, ["profile.steps=[10]", "the first and the last step"]),
         ({"profile.steps": [0, 2]}, ["profile.steps=[0, 2]", "the first and the last step"]),
@@ -192,6 +202,83 @@ def test_impossible_combination_names_value_and_remedy(values: dict[str, Any], t
     assert len(problems) == 1, problems
     for words in told:
         assert words in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("mesh.context", 2, ["mesh.context=2", "use mesh.context=1"]),
+        ("mesh.tensor", 3, ["data.sequence_length=2048 is not a multiple of", "mesh.tensor=3"]),
+        ("optim.name", "muon", ["optim.name=muon", "use optim=adamw"]),
+        ("optim.offload", True, ["optim.offload=true", "use optim.offload=false"]),
+        ("compile", True, ["compile=true", "use compile=false"]),
+        ("attention", "sdpa", ["attention=sdpa", "use attention=auto|reference|splash"]),
+        ("attention", "flex", ["attention=flex", "use attention=auto|reference|splash"]),
+        ("profile.steps", [10, 12], ["profile.steps=[10, 12]", "torch.profiler", "use profile.steps=null"]),
+        ("launch.processes", 4, ["launch.processes=4", "all chips of a host", "use launch.processes=null"]),
+    ],
+)
+def test_what_does_not_run_on_xla_is_refused_with_a_remedy(path: str, value: Any, told: list[str]) -> None:
+    xla = with_value(schema.Job(), "backend.name", "xla")
+    assert check(xla) == []
+    problems = check(with_value(xla, path, value))
+    assert len(problems) == 1, problems
+    for words in told:
+        assert words in problems[0]
+
+
+@pytest.mark.parametrize("path", ["attention", "mesh.tensor", "mesh.fsdp", "remat", "precision", "optim.ema"])
+def test_what_runs_on_xla_passes(path: str) -> None:
+    values = {"attention": "splash", "mesh.tensor": 4, "mesh.fsdp": 5, "remat": "block", "precision": "fp32"}
+    xla = with_value(schema.Job(), "backend.name", "xla")
+    assert check(with_value(xla, path, values.get(path, 0.999))) == []
+
+
+def test_chips_of_a_slice_are_no_processes_of_a_host() -> None:
+    job = schema.Job(backend=schema.Backend("xla"), mesh=schema.Mesh(replica=2, fsdp=128, tensor=2))
+    assert schema.planned_processes(job) is None
+    assert schema.planned_processes(with_value(job, "backend.name", "cpu")) == 512
+
+
+@pytest.mark.parametrize(
+    ("mesh", "hardware", "backend", "sound"),
+    [
+        ({"fsdp": 256}, "v5e-256", "xla", True),
+        ({"fsdp": 64, "tensor": 4}, "v5e-256", "auto", True),
+        ({"fsdp": 256}, "v5p-512", "xla", True),  # which has 256 chips
+        ({"replica": 2, "fsdp": 256}, "v5e-256", "xla", True),
+        ({"fsdp": 16}, "v5e-256", "xla", False),
+        ({"fsdp": 16}, "v5e-256", "auto", False),
+        ({"replica": 3, "fsdp": 128}, "v5e-256", "xla", False),
+        ({"replica": 2, "fsdp": -1}, "v5e-256", "xla", True),
+        ({"fsdp": 16}, "v5e-256", "cpu", True),  # a plan may ask what a small run would cost there
+        ({"fsdp": 16}, "a3-mega", "auto", True),
+    ],
+)
+def test_mesh_is_one_of_whole_slices(mesh: dict[str, int], hardware: str, backend: str, sound: bool) -> None:
+    job = schema.Job(hardware=hardware, backend=schema.Backend(backend), mesh=schema.Mesh(**mesh))
+    problems = check(job, "plan")
+    assert (problems == []) == sound
+    if not sound:
+        assert f"hardware={hardware} has 256: set mesh.fsdp=-1" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("attention", "device", "context", "length", "kernel"),
+    [
+        ("auto", "xla", 1, 2048, "splash"),
+        ("auto", "xla", 1, 2000, "reference"),
+        ("reference", "xla", 1, 2048, "reference"),
+        ("auto", "cuda", 1, 2048, "sdpa"),
+        ("auto", "cpu", 1, 2048, "documents"),
+        ("auto", "cpu", 2, 2048, "sdpa"),
+    ],
+)
+def test_kernel_of_attention_follows_the_device(
+    attention: str, device: str, context: int, length: int, kernel: str
+) -> None:
+    job = schema.Job(attention=attention, data=schema.Data(sequence_length=length))
+    assert schema.attention_kernel(job, device, context) == kernel
 
 
 def test_all_impossible_values_are_listed() -> None:

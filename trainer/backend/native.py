@@ -82,6 +82,8 @@ class Native:
         found = tensor_parallel.problems(config, self._tensor.size())
         if self.device.type == "cpu" and self._job.attention == "flex":
             found.append("attention=flex has no gradients on a CPU: use attention=auto")
+        if self._job.attention == "splash":
+            found.append(f"attention=splash is a kernel for TPU, and this is {self.device.type}: use attention=auto")
         return found
 
     def shard(self, model: Gemma) -> None:
