@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 from conf import schema
-from conf.check import check_mesh_size, check_rows
+from conf.check import check, check_mesh_size, check_rows
 from conf.compose import refuse
+from conf.hardware import tpu_chips
 
 ROOMS = {
     "curate": "data_pipeline",
@@ -57,7 +59,12 @@ def command(kind: str, processes: int, overrides: list[str]) -> list[str]:
 
 
 def training_processes(job: schema.Job) -> int:
-    """One process per GPU where GPUs are used, else what the mesh axes multiply to."""
+    """One process for all TPU chips, one per GPU where GPUs are used, else what the mesh axes multiply to."""
+    if job.backend.name == "xla":
+        return 1  # whether the mesh fits the chips of all hosts, the trainer sees
+    if job.backend.name == "auto" and on_tpu():
+        refuse(check(dataclasses.replace(job, backend=dataclasses.replace(job.backend, name="xla"))))
+        return 1
     gpus = visible_gpus() if job.backend.name in ("auto", "cuda") else 0
     planned = schema.planned_processes(job)
     if job.launch.processes is None and (gpus or planned is None):
@@ -65,6 +72,11 @@ def training_processes(job: schema.Job) -> int:
         refuse(check_mesh_size(job, planned, "the number of GPUs") + check_rows(job, planned))
     assert planned is not None
     return planned
+
+
+def on_tpu() -> bool:
+    """Whether this host has TPU chips, or whoever starts us says that torch_xla will find some."""
+    return tpu_chips() > 0 or os.environ.get("PJRT_DEVICE") == "TPU"
 
 
 def visible_gpus() -> int:
