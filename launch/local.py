@@ -63,7 +63,8 @@ def training_processes(job: schema.Job) -> int:
     if job.backend.name == "xla":
         return 1  # whether the mesh fits the chips of all hosts, the trainer sees
     if job.backend.name == "auto" and on_tpu():
-        refuse(check(dataclasses.replace(job, backend=dataclasses.replace(job.backend, name="xla"))))
+        problems = check(dataclasses.replace(job, backend=dataclasses.replace(job.backend, name="xla")))
+        refuse([f"on this TPU host backend=auto is xla: {problem}" for problem in problems])
         return 1
     gpus = visible_gpus() if job.backend.name in ("auto", "cuda") else 0
     planned = schema.planned_processes(job)

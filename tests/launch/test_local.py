@@ -65,7 +65,7 @@ def test_a_host_with_chips_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_does_not_run_on_chips_is_refused_where_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "tpu_chips", lambda: 4)
-    with pytest.raises(ConfigError, match=r"compile=true is for torch\.compile"):
+    with pytest.raises(ConfigError, match=r"backend=auto is xla: compile=true is for torch\.compile"):
         local.training_processes(compose.compose("train", ["compile=true"]))
 
 
