@@ -23,9 +23,10 @@ def install(site: Path, name: str, version: str, *packages: str) -> None:
 
 
 def examine(folder: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-P", "-m", "launch", "doctor"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(site), "COLUMNS": "300"},
+        cwd=folder, env=os.environ | {"PYTHONPATH": path, "COLUMNS": "300"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
