@@ -8,6 +8,7 @@ are bytes per second in one direction; a page that adds both directions up is ha
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,11 @@ TPUS = ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 def tpu_chips(devices: Path = Path("/sys/bus/pci/devices")) -> int:
     """TPU chips of this host, as its PCI bus shows them to whoever looks: no driver or library is loaded."""
     return sum(_read(device / "vendor") == GOOGLE and _read(device / "device") in TPUS for device in devices.glob("*"))
+
+
+def on_tpu() -> bool:
+    """Whether this host has TPU chips, or whoever started us says that torch_xla will find some."""
+    return tpu_chips() > 0 or os.environ.get("PJRT_DEVICE") == "TPU"
 
 
 def _read(file: Path) -> str:

@@ -13,7 +13,7 @@ from types import FrameType
 from conf import schema
 from conf.check import check, check_mesh_size, check_rows
 from conf.compose import refuse
-from conf.hardware import tpu_chips
+from conf.hardware import on_tpu
 
 ROOMS = {
     "curate": "data_pipeline",
@@ -73,11 +73,6 @@ def training_processes(job: schema.Job) -> int:
         refuse(check_mesh_size(job, planned, "the number of GPUs") + check_rows(job, planned))
     assert planned is not None
     return planned
-
-
-def on_tpu() -> bool:
-    """Whether this host has TPU chips, or whoever starts us says that torch_xla will find some."""
-    return tpu_chips() > 0 or os.environ.get("PJRT_DEVICE") == "TPU"
 
 
 def visible_gpus() -> int:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conf import compose
+from conf import compose, hardware
 from conf.exits import ConfigError
 from launch import local
 
@@ -58,13 +58,13 @@ def test_a_host_with_chips_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PJRT_DEVICE", "TPU")
     assert local.training_processes(job) == 1
     monkeypatch.delenv("PJRT_DEVICE")
-    monkeypatch.setattr(local, "tpu_chips", lambda: 4)
+    monkeypatch.setattr(hardware, "tpu_chips", lambda: 4)
     assert local.training_processes(job) == 1
     assert local.training_processes(compose.compose("train", ["backend=cpu", "mesh.fsdp=2"])) == 2
 
 
 def test_what_does_not_run_on_chips_is_refused_where_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "tpu_chips", lambda: 4)
+    monkeypatch.setattr(hardware, "tpu_chips", lambda: 4)
     with pytest.raises(ConfigError, match=r"backend=auto is xla: compile=true is for torch\.compile"):
         local.training_processes(compose.compose("train", ["compile=true"]))
 
