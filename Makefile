@@ -10,6 +10,10 @@ export GEMCUTTER_BENCHMARKS ?= $(shared)/benchmarks
 export GEMCUTTER_CORPUS ?= $(shared)/corpus
 export GEMCUTTER_SCHEMAS ?= $(shared)/schemas
 
+# Four devices in one process without a TPU. libtpu, which compiles for TPUs here, would else ask a metadata server of
+# Google's cloud where it is, and let one process at a time load it.
+virtual := PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 TPU_SKIP_MDS_QUERY=1 ALLOW_MULTIPLE_LIBTPU_LOAD=1
+
 # An environment is current when its stamp names these inputs; a moved folder counts, as environments hold their path.
 digest = $(shell cat $(1) | cat - <(echo $(CURDIR)) | sha256sum | cut -c1-16)
 stamp := .venv/.made-$(call digest,pyproject.toml constraints.txt)
@@ -38,13 +42,10 @@ $(stamp):
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	rm -f .venv/.made-* && touch $@
 
-# torchax asks for a newer jax than the one torch_xla is bound to, and this package for libraries that only .venv needs.
+# Every job runs here, too.
 $(stamp_tpu):
 	.ci/python -m venv .venv-tpu
-	.venv-tpu/bin/python -m pip install --quiet --constraint constraints-tpu.txt \
-		torch 'torch_xla[tpu,pallas]' numpy pytest pytest-timeout
-	.venv-tpu/bin/python -m pip install --quiet --constraint constraints-tpu.txt --no-deps torchax
-	.venv-tpu/bin/python -m pip install --quiet --no-deps --editable .
+	.venv-tpu/bin/python -m pip install --quiet --constraint constraints-tpu.txt --editable '.[tpu,curate,http,gcs,eval,test]'
 	rm -f .venv-tpu/.made-* && touch $@
 
 # The package gemma and kauldron, which it stands on, are bound to each other and to jax of the end of 2025 (see the
@@ -77,7 +78,7 @@ check: setup
 	.venv/bin/python -m mypy
 
 test-tpu: setup-tpu
-	PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 .venv-tpu/bin/python -m pytest tests/xla
+	$(virtual) .venv-tpu/bin/python -m pytest tests/xla
 
 test-formats: setup setup-formats
 	.venv/bin/python -m pytest tests/trainer/test_export_keras.py tests/trainer/test_export_jax.py

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import schema
+from conf.check import check
 from conf.exits import ConfigError
 
 ROOT = Path(__file__).parent
@@ -65,7 +66,7 @@ def typed(config: DictConfig, kind: str) -> schema.Job:
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration has a value that does not resolve: {error}") from error
     assert isinstance(job, schema.Job)
-    refuse(schema.check(job, kind))
+    refuse(check(job, kind))
     return job
 
 

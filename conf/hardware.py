@@ -1,4 +1,5 @@
-"""The catalog of hardware: chips, and the machines and slices that hold them. Standard library only.
+"""The catalog of hardware: chips, and the machines and slices that hold them; and the TPU chips of this host. Standard
+library only.
 
 Figures are those of the public pages named beside them, in decimal units where the page prints GB or Gbps. Bandwidths
 are bytes per second in one direction; a page that adds both directions up is halved. FLOP/s are dense.
@@ -7,8 +8,10 @@ are bytes per second in one direction; a page that adds both directions up is ha
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 # Dense bf16 FLOP/s of one device, as its data sheet states them without sparsity. Keys begin the name that torch gives.
 PEAK_BF16_FLOPS = {
@@ -165,6 +168,23 @@ def problem(name: str) -> str | None:
     )
 
 
-def tpu_chips() -> int:
-    """TPU chips of this host."""
-    return 0
+# PCI vendor and devices, of the lists that torch_xla 2.9.0 and jax 0.7.1 hold: v2 and v3, v4, v5p, v5e, v6e, 7x.
+GOOGLE = "0x1ae0"
+TPUS = ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+
+
+def tpu_chips(devices: Path = Path("/sys/bus/pci/devices")) -> int:
+    """TPU chips of this host, as its PCI bus shows them to whoever looks: no driver or library is loaded."""
+    return sum(_read(device / "vendor") == GOOGLE and _read(device / "device") in TPUS for device in devices.glob("*"))
+
+
+def on_tpu() -> bool:
+    """Whether this host has TPU chips, or whoever started us says that torch_xla will find some."""
+    return tpu_chips() > 0 or os.environ.get("PJRT_DEVICE") == "TPU"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:  # a device that went away while we looked
+        return ""

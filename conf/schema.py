@@ -1,7 +1,7 @@
 """Every key of every job, with its type, default and meaning. Standard library only.
 
-YAML files under ``conf/`` choose and override; this file is the single owner of defaults and of the checks that involve
-more than one key. ``gemcutter config`` prints it.
+YAML files under ``conf/`` choose and override; this file is the single owner of defaults, and ``conf/check.py`` of what
+values must be and which go together. ``gemcutter config`` prints the keys.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
-
-from conf import hardware
 
 FORMAT = 1
 
@@ -155,15 +152,16 @@ class Optim:
 @dataclass
 class Mesh:
     replica: int = key(1, "replicas of the sharded model, across slices or nodes; -1: the rest")
-    fsdp: int = key(-1, "processes that share one copy of the parameters; -1: the rest")
+    fsdp: int = key(-1, "processes (xla: chips) that share one copy of the parameters; -1: the rest")
     context: int = key(1, "processes that share the positions of each row, for long rows; -1: the rest")
-    tensor: int = key(1, "processes that share the heads and hidden units of each layer; -1: the rest")
+    tensor: int = key(1, "processes (xla: chips) that share heads and hidden units of each layer; -1: the rest")
     reduce_dtype: str = key("fp32", "fp32 or bf16: precision in which gradients are summed over processes")
 
 
 @dataclass
 class Backend:
-    name: str = key("auto", "auto, cpu or cuda")
+    name: str = key("auto", "auto, cpu, cuda or xla (TPU: one process per host drives all its chips)")
+    cache: str = key("~/.cache/gemcutter/xla", "xla: folder on this host that keeps compiled programs between starts")
 
 
 @dataclass
@@ -199,7 +197,8 @@ class Evaluate:
 @dataclass
 class Profile:
     steps: Optional[list[int]] = key(
-        None, "[first, last] step of which each process writes a torch.profiler trace to profiles/ (null: none)"
+        None,
+        "[first, last] step of which each process writes a torch.profiler trace to profiles/; not with backend=xla",
     )
 
 
@@ -224,6 +223,12 @@ class Plan:
         None,
         "plan: tokens of a document, of which attention sees its own (null: the mean of data.manifest, else a row)",
     )
+    sweep: bool = key(False, "plan: try micro_batch, remat and mesh, and recommend the fastest that fits")
+    compile: bool = key(
+        True,
+        "plan: on TPU hardware, compile the step with libtpu for that slice (needs make setup-tpu); "
+        "false: formulas only",
+    )
     output: Optional[str] = key(None, "plan: file that gets the plan as JSON (null: none)")
 
 
@@ -231,7 +236,7 @@ class Plan:
 class Launch:
     name: str = key("local", "local: this machine")
     processes: Optional[int] = key(
-        None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA)"
+        None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA, one on a TPU host)"
     )
 
 
@@ -249,12 +254,16 @@ class Job:
     steps: int = key(1000, "optimizer steps")
     tokens_per_step: int = key(65_536, "tokens of the global batch, until a stage of batch_ramp begins")
     batch_ramp: list[RampStage] = key([], "stages of other batch sizes; append to change")
-    micro_batch: int = key(4, "rows per process and forward pass")
+    micro_batch: int = key(4, "rows per process (xla: per place of mesh.replica x mesh.fsdp) and forward pass")
     precision: str = key("bf16", "bf16 (compute; masters are fp32) or fp32")
     remat: str = key(
         "none", "none, selective (keep matrix products and attention) or block: what the backward pass computes again"
     )
-    attention: str = key("auto", "auto, reference, sdpa, documents or flex: what computes attention")
+    attention: str = key(
+        "auto",
+        "auto, reference, sdpa, documents, flex or splash (TPU: fused kernel, needs data.sequence_length to be a "
+        "multiple of 128): what computes attention",
+    )
     compile: bool = key(False, "compile blocks and loss with torch.compile: faster steps after a slower first one")
     data: Data = section(Data, "which tokens, in which order")
     model: Model = section(Model, "which Gemma")
@@ -295,29 +304,6 @@ CHOICES = {
 }
 SOURCE_KINDS = ("python_env", "local", "huggingface")
 
-POSITIVE = (
-    "steps", "tokens_per_step", "micro_batch", "data.sequence_length", "data.window_blocks", "checkpoint.every",
-    "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.rows",
-    "curate.workers",
-    "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
-    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
-)  # fmt: skip
-POSITIVE_OR_NULL = (
-    "launch.processes",
-    "checkpoint.keep_every",
-    "evaluate.every",
-    "evaluate.limit",
-    "optim.decay_steps",
-    "plan.document_tokens",
-)
-NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
-FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
-DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
-
-# A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
-LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-
 # What a run is. A change of one of these makes another run, and is refused when a run is resumed. Everything else may
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,
 # precision, remat, attention and compile, optim.offload, mesh, backend and launch, data.workers, data.cache. The result
@@ -338,6 +324,7 @@ IDENTITY = (
 )  # fmt: skip
 
 
+LANES = 128  # of a TPU's vector registers: splash attention takes rows of whole multiples of it
 AXES = ("replica", "fsdp", "context", "tensor")  # of the mesh, outermost first: processes of the last are neighbours
 
 
@@ -346,113 +333,6 @@ def get(job: Any, path: str) -> Any:
     for part in path.split("."):
         job = getattr(job, part)
     return job
-
-
-def check(job: Job, kind: str = "train") -> list[str]:
-    """Every combination of values that cannot work in a job of this kind, one sentence each; empty when it is sound."""
-    problems = _check_name("name", job.name, LONGEST_NAME)
-    if job.run_id is not None:
-        problems += _check_name("run_id", job.run_id, LONGEST_RUN_ID)
-    for path, choices in CHOICES.items():
-        if get(job, path) not in choices:
-            problems.append(f"{path}={get(job, path)} is not one of {', '.join(choices)}")
-    for path in POSITIVE:
-        if not get(job, path) > 0:
-            problems.append(f"{path}={get(job, path)} must be greater than 0")
-    for path in POSITIVE_OR_NULL:
-        if (value := get(job, path)) is not None and not value > 0:
-            problems.append(f"{path}={value} must be greater than 0, or null")
-    for path in NOT_NEGATIVE:
-        if get(job, path) < 0:
-            problems.append(f"{path}={get(job, path)} must not be negative")
-    for path in FRACTIONS:
-        if not 0 <= get(job, path) <= 1:
-            problems.append(f"{path}={get(job, path)} must lie between 0 and 1")
-    for path in DECAYS:
-        if (value := get(job, path)) is not None and not 0 <= value < 1:
-            problems.append(f"{path}={value} must lie between 0 and 1, and below 1")
-    if job.hardware is not None and (problem := hardware.problem(job.hardware)):
-        problems.append(problem)
-    for index, source in enumerate(job.curate.sources):
-        if source.kind not in SOURCE_KINDS:
-            problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
-        elif source.kind == "local" and not source.paths:
-            problems.append(f"curate.sources[{index}].paths is empty: name at least one glob")
-        elif source.kind == "huggingface" and not source.dataset:
-            problems.append(f"curate.sources[{index}].dataset is empty: name a dataset or a local dataset folder")
-    for index, source in enumerate(job.tokenize.webdataset):
-        if not source.name or not source.paths:
-            problems.append(
-                f"tokenize.webdataset[{index}] needs a name and paths of tars, such as {{name: web, paths: [a.tar]}}"
-            )
-    names = [source.name for source in job.tokenize.webdataset]
-    if len(set(names)) < len(names):
-        problems.append(f"tokenize.webdataset names a source twice ({', '.join(names)}): give each all its paths")
-    if (steps := job.profile.steps) is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
-        problems.append(f"profile.steps={steps} must be the first and the last step to trace, such as [10,12], or null")
-    if problems:
-        return problems  # the sums below would only repeat them
-    found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job)
-    # A plan is asked which batch to take, so it does not refuse one.
-    return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
-
-
-def _check_mixture(data: Data) -> list[str]:
-    problems = []
-    for number, stage in enumerate(data.mixture):
-        path = f"data.mixture[{number}]"
-        least = data.mixture[number - 1].from_sample + 1 if number else 0
-        if number == 0 and stage.from_sample != 0:
-            problems.append(f"{path}.from_sample={stage.from_sample} must be 0: the first stage begins the run")
-        elif stage.from_sample < least:
-            problems.append(
-                f"{path}.from_sample={stage.from_sample} must be at least {least}: stages follow each other"
-            )
-        if number == 0 and stage.manifest is not None:
-            problems.append(f"{path}.manifest={stage.manifest} must be null: the first stage reads data.manifest")
-        for source, weight in stage.weights.items():
-            if not (0 <= weight < math.inf):
-                problems.append(f"{path}.weights.{source}={weight} must be a number from 0 on")
-        if stage.weights and not any(stage.weights.values()):
-            problems.append(f"{path}.weights={stage.weights} are all 0: give at least one source a weight, or none")
-    for source, most in data.max_repetitions.items():
-        if not most > 0:
-            problems.append(f"data.max_repetitions.{source}={most} must be greater than 0")
-    return problems
-
-
-def _check_schedule(job: Job) -> list[str]:
-    warmup, decay = job.optim.warmup_steps, job.optim.decay_steps
-    if job.optim.schedule != "wsd" or decay is None or warmup + decay <= job.steps:
-        return []
-    return [
-        f"optim.decay_steps={decay} after optim.warmup_steps={warmup} does not fit steps={job.steps}, and the rate "
-        f"would fall at once: use steps={warmup + decay} or more, or fewer steps of decay"
-    ]
-
-
-def _check_kernels(job: Job) -> list[str]:
-    problems = []
-    if job.attention == "flex" and job.backend.name == "cpu":
-        problems.append("attention=flex has no gradients on a CPU: use attention=auto")
-    if job.attention == "documents" and job.mesh.context != 1:
-        problems.append(
-            f"attention=documents with mesh.context={job.mesh.context}: documents lie on several processes; "
-            "use attention=auto"
-        )
-    return problems
-
-
-def _check_ramp(job: Job) -> list[str]:
-    problems, least = [], 2
-    for number, stage in enumerate(job.batch_ramp):
-        if stage.from_step < least:
-            why = "stages follow each other" if number else "the first step is 1, and has tokens_per_step"
-            problems.append(f"batch_ramp[{number}].from_step={stage.from_step} must be at least {least}: {why}")
-        if not stage.tokens_per_step > 0:
-            problems.append(f"batch_ramp[{number}].tokens_per_step={stage.tokens_per_step} must be greater than 0")
-        least = stage.from_step + 1
-    return problems
 
 
 def batch_sizes(job: Job) -> dict[str, int]:
@@ -465,94 +345,6 @@ def tokens_of_step(job: Job, step: int) -> int:
     """Tokens of the global batch of a step; the first is 1."""
     begun = [stage.tokens_per_step for stage in job.batch_ramp if stage.from_step <= step]
     return begun[-1] if begun else job.tokens_per_step
-
-
-def _check_name(path: str, value: str, longest: int) -> list[str]:
-    if not _NAME.fullmatch(value):
-        return [
-            f"{path}={value!r} cannot name a directory and a W&B run: use letters, digits, - _ and . only, "
-            "at least one of them, and no . in front"
-        ]
-    if len(value) > longest:
-        return [f"{path}={value!r} has {len(value)} characters: use at most {longest}"]
-    return []
-
-
-def _check_batch(job: Job) -> list[str]:
-    length = job.data.sequence_length
-    problems = [
-        f"{path}={tokens} is not a multiple of data.sequence_length={length}: use {path}="
-        f"{max(1, round(tokens / length)) * length}"
-        for path, tokens in batch_sizes(job).items()
-        if tokens % length
-    ]
-    if problems:
-        return problems
-    feeders = planned_processes(job)
-    if feeders is None:  # known only where the devices are; the trainer checks again there
-        return []
-    return check_rows(job, feeders)
-
-
-def check_rows(job: Job, processes: int) -> list[str]:
-    """Whether so many processes can share the rows of a step evenly; those that share rows count as one."""
-    mesh = axes(job, processes)
-    shared = mesh["context"] * mesh["tensor"]
-    return [
-        problem
-        for path, tokens in batch_sizes(job).items()
-        for problem in _check_rows(job, path, tokens, processes // shared, shared)
-    ]
-
-
-def _check_rows(job: Job, path: str, tokens: int, feeders: int, shared: int) -> list[str]:
-    rows, share = tokens // job.data.sequence_length, job.micro_batch * feeders
-    if rows % share == 0:
-        return []
-    if rows % feeders:
-        legal = [n for n in range(1, rows + 1) if rows % n == 0][:12]
-        return [
-            f"a step of {path}={tokens} holds {rows} rows of data.sequence_length="
-            f"{job.data.sequence_length}, which {feeders} processes cannot share evenly: use one of {legal} processes"
-            + (" (mesh.replica x mesh.fsdp; those of mesh.context and mesh.tensor share rows)" if shared > 1 else "")
-        ]
-    legal = [n for n in range(1, rows // feeders + 1) if (rows // feeders) % n == 0]
-    return [
-        f"micro_batch={job.micro_batch} on {feeders} processes does not divide the {rows} rows of a step "
-        f"({path}={tokens} / data.sequence_length={job.data.sequence_length}): "
-        f"use micro_batch={'|'.join(map(str, legal))}"
-    ]
-
-
-def _check_mesh(job: Job) -> list[str]:
-    sizes = {f"mesh.{axis}": getattr(job.mesh, axis) for axis in AXES}
-    problems = [f"{path}={n} must be -1 (the rest) or at least 1" for path, n in sizes.items() if n == 0 or n < -1]
-    if list(sizes.values()).count(-1) > 1:
-        rest = " and ".join(path for path, n in sizes.items() if n == -1)
-        problems.append(f"only one axis may be -1 (the rest), not {rest}")
-    if not problems and (processes := planned_processes(job)) is not None:
-        origin = "launch.processes" if job.launch.processes is not None else "the product of the axes"
-        problems += check_mesh_size(job, processes, origin)
-    return problems
-
-
-def check_mesh_size(job: Job, processes: int, origin: str) -> list[str]:
-    """Whether the mesh axes multiply to the number of processes, and the rows can be shared as they say."""
-    fixed = math.prod(n for axis in AXES if (n := getattr(job.mesh, axis)) != -1)
-    rest = any(getattr(job.mesh, axis) == -1 for axis in AXES)
-    if fixed != processes and not (rest and processes % fixed == 0):
-        shown = [axis for axis in AXES if axis in ("replica", "fsdp") or getattr(job.mesh, axis) != 1]
-        product = " x ".join(f"mesh.{axis}={getattr(job.mesh, axis)}" for axis in shown)
-        return [
-            f"{product} does not match {origin}={processes}: set mesh.fsdp=-1, or axes whose product is {processes}"
-        ]
-    mesh = axes(job, processes)
-    if job.data.sequence_length % (mesh["context"] * mesh["tensor"]):
-        return [
-            f"data.sequence_length={job.data.sequence_length} is not a multiple of mesh.context={mesh['context']} x "
-            f"mesh.tensor={mesh['tensor']}, which share the positions of each row"
-        ]
-    return []
 
 
 def axes(job: Job, processes: int) -> dict[str, int]:
@@ -568,11 +360,18 @@ def attention_kernel(job: Job, device: str, context: int) -> str:
         return job.attention
     if device == "cuda":
         return "flex" if job.compile else "sdpa"
+    if device == "xla":
+        return "reference" if job.data.sequence_length % LANES else "splash"
     return "documents" if device == "cpu" and context == 1 else "sdpa"
 
 
 def planned_processes(job: Job) -> int | None:
-    """Training processes on this machine as far as configuration alone tells; None where it depends on the devices."""
+    """Training processes on this machine as far as configuration alone tells; None where it depends on the devices.
+
+    With backend=xla the mesh is one of chips, of all hosts, and a host has one process.
+    """
+    if job.backend.name == "xla":
+        return None
     if job.launch.processes is not None:
         return job.launch.processes
     if job.backend.name == "cuda":

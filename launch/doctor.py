@@ -12,6 +12,10 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from conf.exits import CONFIG, DONE
+from conf.hardware import tpu_chips
+
+# The last torch_xla, and the one version of each that it loads and compiles with.
+TPU_PACKAGES = {"torch": "2.9.1", "torch_xla": "2.9.0", "jax": "0.7.1", "jaxlib": "0.7.1", "libtpu": "0.0.21"}
 
 ROOMS = ("conf", "data_pipeline", "launch", "trainer")
 
@@ -54,14 +58,46 @@ def requirements() -> str | None:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = installed(requirement.name)
+        if version is None:
             wrong.append(f"{requirement.name} is missing")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
+        elif not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
     return "; ".join(wrong) + ". Run make setup" if wrong else None
+
+
+def tpu_packages() -> str | None:
+    """Where there are TPU chips or torch_xla, the packages that stand on each other are those of one set."""
+    chips, found = tpu_chips(), {name: installed(name) for name in TPU_PACKAGES}
+    if found["torch_xla"] is None:
+        if not chips:
+            return None
+        return (
+            f"this host has {chips} TPU chips, and torch_xla is not installed here: run make setup-tpu, and start "
+            ".venv-tpu/bin/gemcutter"
+        )
+    wrong = [
+        f"{name} {found[name] or 'is missing'} (needs {version})"
+        for name, version in TPU_PACKAGES.items()
+        if (found[name] or "").partition("+")[0] != version  # +cpu is a build of the same
+    ]
+    return "; ".join(wrong) + ". Run make setup-tpu" if wrong else None
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution in this environment."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def tpu_chosen() -> str | None:
+    """A variable left over from tests on virtual devices would leave the chips idle."""
+    device = os.environ.get("PJRT_DEVICE", "TPU")
+    if device == "TPU" or not tpu_chips():
+        return None
+    return f"PJRT_DEVICE={device} keeps torch_xla from the {tpu_chips()} TPU chips of this host: unset it"
 
 
 def writable() -> str | None:
@@ -73,5 +109,7 @@ CHECKS: dict[str, Callable[[], str | None]] = {
     "Python version": python_version,
     "import names belong to gemcutter alone": single_owner,
     "required packages": requirements,
+    "packages for TPU, where there is one": tpu_packages,
+    "PJRT_DEVICE, where there is a TPU": tpu_chosen,
     "runs/ can be written": writable,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 from conf import schema
+from conf.check import check, check_mesh_size, check_rows
 from conf.compose import refuse
+from conf.hardware import on_tpu
 
 ROOMS = {
     "curate": "data_pipeline",
@@ -56,12 +59,18 @@ def command(kind: str, processes: int, overrides: list[str]) -> list[str]:
 
 
 def training_processes(job: schema.Job) -> int:
-    """One process per GPU where GPUs are used, else what the mesh axes multiply to."""
+    """One process for all TPU chips, one per GPU where GPUs are used, else what the mesh axes multiply to."""
+    if job.backend.name == "xla":
+        return 1  # whether the mesh fits the chips of all hosts, the trainer sees
+    if job.backend.name == "auto" and on_tpu():
+        problems = check(dataclasses.replace(job, backend=dataclasses.replace(job.backend, name="xla")))
+        refuse([f"on this TPU host backend=auto is xla: {problem}" for problem in problems])
+        return 1
     gpus = visible_gpus() if job.backend.name in ("auto", "cuda") else 0
     planned = schema.planned_processes(job)
     if job.launch.processes is None and (gpus or planned is None):
         planned = max(1, gpus)
-        refuse(schema.check_mesh_size(job, planned, "the number of GPUs") + schema.check_rows(job, planned))
+        refuse(check_mesh_size(job, planned, "the number of GPUs") + check_rows(job, planned))
     assert planned is not None
     return planned
 

@@ -16,12 +16,12 @@ import pytest
 # Rooms, what each may import of the others, and how many files it held when last counted: a number that may only grow,
 # so that a check which finds no files cannot pass.
 ROOMS = {
-    "conf": (set(), 4),
+    "conf": (set(), 6),
     "data_pipeline": ({"conf"}, 30),
     "trainer": ({"conf", "data_pipeline"}, 30),
     "launch": ({"conf"}, 7),
 }
-STANDARD_LIBRARY_ONLY = ("conf/schema.py", "conf/exits.py", "conf/hardware.py")
+STANDARD_LIBRARY_ONLY = ("conf/schema.py", "conf/check.py", "conf/exits.py", "conf/hardware.py")
 FORBIDDEN = {"launch": ("torch",)}
 OWNERS = {
     "torch_xla": ("trainer/backend/xla/*",),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from conf import schema
-from conf.hardware import MACHINES, PEAK_BF16_FLOPS, SLICES, find, peak_bf16_flops, problem
+from conf.check import check
+from conf.hardware import MACHINES, PEAK_BF16_FLOPS, SLICES, find, peak_bf16_flops, problem, tpu_chips
 
 # From the tables of slices on docs.cloud.google.com/tpu/docs: name, chips, hosts.
 PUBLISHED = [
@@ -56,7 +59,20 @@ def test_chips_and_devices_have_one_peak() -> None:
     ],
 )
 def test_an_unknown_name_is_refused_with_what_was_meant(name: str, told: str) -> None:
-    (said,) = schema.check(schema.Job(hardware=name))
+    (said,) = check(schema.Job(hardware=name))
     assert f"hardware={name}" in said
     assert told in said
     assert problem("a3-mega") is None
+
+
+def test_chips_of_a_host_are_those_on_its_pci_bus(tmp_path: Path) -> None:
+    bus = tmp_path / "devices"
+    assert tpu_chips(bus) == 0  # no bus to look at
+    for number, (vendor, device) in enumerate(
+        [("0x1ae0", "0x0063"), ("0x1ae0", "0x0062"), ("0x1ae0", "0x006f"), ("0x1ae0", "0x0042"), ("0x10de", "0x0063")]
+    ):
+        (bus / f"0000:00:{number:02}.0").mkdir(parents=True)
+        (bus / f"0000:00:{number:02}.0" / "vendor").write_text(vendor + "\n")
+        (bus / f"0000:00:{number:02}.0" / "device").write_text(device + "\n")
+    (bus / "0000:00:09.0").mkdir()  # nothing to read in it
+    assert tpu_chips(bus) == 3  # Google has other devices, and others have that number

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf import schema
+from conf.check import DECAYS, FRACTIONS, LONGEST_NAME, NOT_NEGATIVE, POSITIVE, POSITIVE_OR_NULL, check
 
 KEYS = schema.flatten(schema.Job())
 PARTLY = {"data.mixture", "optim.schedule"}  # identity is a part of what they say: see below
@@ -54,14 +55,14 @@ def test_every_key_has_a_meaning() -> None:
 
 
 def test_keys_named_in_the_checks_exist() -> None:
-    checked = (schema.POSITIVE, schema.POSITIVE_OR_NULL, schema.NOT_NEGATIVE, schema.FRACTIONS, schema.DECAYS)
+    checked = (POSITIVE, POSITIVE_OR_NULL, NOT_NEGATIVE, FRACTIONS, DECAYS)
     assert set(schema.CHOICES).union(*checked) <= set(KEYS)
     for prefix in schema.IDENTITY:
         assert any(path == prefix or path.startswith(prefix + ".") for path in KEYS), prefix
 
 
 def test_defaults_are_sound() -> None:
-    assert schema.check(schema.Job()) == []
+    assert check(schema.Job()) == []
 
 
 # The contract's own lists (ARCHITECTURE section 2), so that a key cannot change sides unseen.
@@ -126,7 +127,7 @@ def test_the_first_stage_of_a_mixture_is_identity_and_later_ones_are_appended() 
 )
 def test_a_mixture_that_cannot_work_is_refused(stages: list[dict[str, Any]], problem: str) -> None:
     job = with_value(schema.Job(), "data.mixture", [schema.Stage(**stage) for stage in stages])
-    assert any(problem in found for found in schema.check(job))
+    assert any(problem in found for found in check(job))
 
 
 def test_run_id_reads_name_and_eight_hex_digits() -> None:
@@ -175,6 +176,16 @@ def test_given_run_id_is_kept() -> None:
             {"mesh.context": 3, "mesh.tensor": 5},
             ["data.sequence_length=2048 is not a multiple of mesh.context=3 x mesh.tensor=5"],
         ),
+        ({"attention": "splash", "backend.name": "cuda"}, ["attention=splash with backend=cuda", "use attention=auto"]),
+        ({"attention": "splash", "backend.name": "cpu"}, ["attention=splash with backend=cpu", "use attention=auto"]),
+        (
+            {"attention": "splash", "data.sequence_length": 4000, "tokens_per_step": 64_000},
+            ["multiples of 128", "data.sequence_length=4000", "data.sequence_length=3968"],
+        ),
+        (
+            {"mesh.tensor": 3, "backend.name": "cuda"},
+            ["data.sequence_length=2048 is not a multiple of mesh.context=1 x mesh.tensor=3"],
+        ),
         ({"profile.steps": [12, 10]}, ["profile.steps=[12, 10]", "such as [10,12], or null"]),
         ({"profile.steps": [10]}, ["profile.steps=[10]", "the first and the last step"]),
         ({"profile.steps": [0, 2]}, ["profile.steps=[0, 2]", "the first and the last step"]),
@@ -187,15 +198,92 @@ def test_impossible_combination_names_value_and_remedy(values: dict[str, Any], t
     job = schema.Job()
     for path, value in values.items():
         job = with_value(job, path, value)
-    problems = schema.check(job)
+    problems = check(job)
     assert len(problems) == 1, problems
     for words in told:
         assert words in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("mesh.context", 2, ["mesh.context=2", "use mesh.context=1"]),
+        ("mesh.tensor", 3, ["data.sequence_length=2048 is not a multiple of", "mesh.tensor=3"]),
+        ("optim.name", "muon", ["optim.name=muon", "use optim=adamw"]),
+        ("optim.offload", True, ["optim.offload=true", "use optim.offload=false"]),
+        ("compile", True, ["compile=true", "use compile=false"]),
+        ("attention", "sdpa", ["attention=sdpa", "use attention=auto|reference|splash"]),
+        ("attention", "flex", ["attention=flex", "use attention=auto|reference|splash"]),
+        ("profile.steps", [10, 12], ["profile.steps=[10, 12]", "torch.profiler", "use profile.steps=null"]),
+        ("launch.processes", 4, ["launch.processes=4", "all chips of a host", "use launch.processes=null"]),
+    ],
+)
+def test_what_does_not_run_on_xla_is_refused_with_a_remedy(path: str, value: Any, told: list[str]) -> None:
+    xla = with_value(schema.Job(), "backend.name", "xla")
+    assert check(xla) == []
+    problems = check(with_value(xla, path, value))
+    assert len(problems) == 1, problems
+    for words in told:
+        assert words in problems[0]
+
+
+@pytest.mark.parametrize("path", ["attention", "mesh.tensor", "mesh.fsdp", "remat", "precision", "optim.ema"])
+def test_what_runs_on_xla_passes(path: str) -> None:
+    values = {"attention": "splash", "mesh.tensor": 4, "mesh.fsdp": 5, "remat": "block", "precision": "fp32"}
+    xla = with_value(schema.Job(), "backend.name", "xla")
+    assert check(with_value(xla, path, values.get(path, 0.999))) == []
+
+
+def test_chips_of_a_slice_are_no_processes_of_a_host() -> None:
+    job = schema.Job(backend=schema.Backend("xla"), mesh=schema.Mesh(replica=2, fsdp=128, tensor=2))
+    assert schema.planned_processes(job) is None
+    assert schema.planned_processes(with_value(job, "backend.name", "cpu")) == 512
+
+
+@pytest.mark.parametrize(
+    ("mesh", "hardware", "backend", "sound"),
+    [
+        ({"fsdp": 256}, "v5e-256", "xla", True),
+        ({"fsdp": 64, "tensor": 4}, "v5e-256", "auto", True),
+        ({"fsdp": 256}, "v5p-512", "xla", True),  # which has 256 chips
+        ({"replica": 2, "fsdp": 256}, "v5e-256", "xla", True),
+        ({"fsdp": 16}, "v5e-256", "xla", False),
+        ({"fsdp": 16}, "v5e-256", "auto", False),
+        ({"replica": 3, "fsdp": 128}, "v5e-256", "xla", False),
+        ({"replica": 2, "fsdp": -1}, "v5e-256", "xla", True),
+        ({"fsdp": 16}, "v5e-256", "cpu", True),  # a plan may ask what a small run would cost there
+        ({"fsdp": 16}, "a3-mega", "auto", True),
+    ],
+)
+def test_mesh_is_one_of_whole_slices(mesh: dict[str, int], hardware: str, backend: str, sound: bool) -> None:
+    job = schema.Job(hardware=hardware, backend=schema.Backend(backend), mesh=schema.Mesh(**mesh))
+    problems = check(job, "plan")
+    assert (problems == []) == sound
+    if not sound:
+        assert f"hardware={hardware} has 256: set mesh.fsdp=-1" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("attention", "device", "context", "length", "kernel"),
+    [
+        ("auto", "xla", 1, 2048, "splash"),
+        ("auto", "xla", 1, 2000, "reference"),
+        ("reference", "xla", 1, 2048, "reference"),
+        ("auto", "cuda", 1, 2048, "sdpa"),
+        ("auto", "cpu", 1, 2048, "documents"),
+        ("auto", "cpu", 2, 2048, "sdpa"),
+    ],
+)
+def test_kernel_of_attention_follows_the_device(
+    attention: str, device: str, context: int, length: int, kernel: str
+) -> None:
+    job = schema.Job(attention=attention, data=schema.Data(sequence_length=length))
+    assert schema.attention_kernel(job, device, context) == kernel
+
+
 def test_all_impossible_values_are_listed() -> None:
     job = with_value(with_value(with_value(schema.Job(), "steps", 0), "precision", "fp8"), "seed", -4)
-    assert len(schema.check(job)) == 3
+    assert len(check(job)) == 3
 
 
 @given(
@@ -207,11 +295,11 @@ def test_all_impossible_values_are_listed() -> None:
 def test_every_remedy_works(rows: int, micro_batch: int, replica: int, fsdp: int) -> None:
     """A step is refused exactly when it cannot be shared evenly, and what the message proposes is taken."""
     job = schema.Job(tokens_per_step=rows * 2048, micro_batch=micro_batch, mesh=schema.Mesh(replica=replica, fsdp=fsdp))
-    problems = schema.check(job)
+    problems = check(job)
     assert (problems == []) == (rows % (micro_batch * replica * fsdp) == 0)
     if problems and "use micro_batch=" in problems[0]:
         for remedy in problems[0].rsplit("=", 1)[1].split("|"):
-            assert schema.check(dataclasses.replace(job, micro_batch=int(remedy))) == []
+            assert check(dataclasses.replace(job, micro_batch=int(remedy))) == []
 
 
 def test_user_names_a_run_by_id_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,23 +324,23 @@ def test_own_run_directory_is_never_a_folder_here(tmp_path: Path, monkeypatch: p
     ["", ".", "..", ".hidden", "../out", "a/b", "/tmp/a", "a b", "a:b", "a#b", "a?", "100%", "a\\b", "é", "a\n"],
 )
 def test_name_that_leaves_runs_or_breaks_an_id_is_refused(path: str, value: str) -> None:
-    (problem,) = schema.check(with_value(schema.Job(), path, value))
+    (problem,) = check(with_value(schema.Job(), path, value))
     assert f"{path}={value!r}" in problem
     assert "use letters, digits, - _ and ." in problem
 
 
 @pytest.mark.parametrize("value", ["dev", "a.b", "_x", "-x", "gemma3-1b_v2.1", "7"])
 def test_plain_names_pass(value: str) -> None:
-    assert schema.check(schema.Job(name=value, run_id=value)) == []
+    assert check(schema.Job(name=value, run_id=value)) == []
 
 
 def test_longest_name_still_gives_a_run_id_that_passes() -> None:
     """Also when the id is given back, as a sweep does."""
-    job = schema.Job(name="n" * schema.LONGEST_NAME)
-    assert schema.check(schema.Job(name=job.name, run_id=schema.run_id(job))) == []
-    (problem,) = schema.check(schema.Job(name=job.name + "n"))
+    job = schema.Job(name="n" * LONGEST_NAME)
+    assert check(schema.Job(name=job.name, run_id=schema.run_id(job))) == []
+    (problem,) = check(schema.Job(name=job.name + "n"))
     assert "has 101 characters: use at most 100" in problem
-    (problem,) = schema.check(schema.Job(run_id="n" * 129))
+    (problem,) = check(schema.Job(run_id="n" * 129))
     assert "has 129 characters: use at most 128" in problem
 
 

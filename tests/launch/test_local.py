@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from conf import compose
+from conf import compose, hardware
 from conf.exits import ConfigError
 from launch import local
 
@@ -42,6 +42,31 @@ def test_mesh_that_does_not_fit_the_gpus_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(local, "visible_gpus", lambda: 8)
     with pytest.raises(ConfigError, match=r"mesh\.fsdp=4 does not match the number of GPUs=8: set mesh\.fsdp=-1"):
         local.training_processes(compose.compose("train", ["mesh.fsdp=4"]))
+
+
+@pytest.mark.parametrize("overrides", [[], ["mesh.fsdp=4"], ["mesh.fsdp=64", "mesh.tensor=4", "micro_batch=1"]])
+def test_one_process_drives_all_chips_of_a_host(overrides: list[str]) -> None:
+    """Whatever the mesh, whose axes are of the chips of all hosts; and never under the agent of several processes."""
+    job = compose.compose("train", ["backend=xla", "tokens_per_step=1048576", *overrides])
+    assert local.training_processes(job) == 1
+    assert local.command("train", 1, overrides)[:4] == [sys.executable, "-P", "-m", "trainer"]
+
+
+def test_a_host_with_chips_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = compose.compose("train", ["mesh.fsdp=4"])
+    assert local.training_processes(job) == 4
+    monkeypatch.setenv("PJRT_DEVICE", "TPU")
+    assert local.training_processes(job) == 1
+    monkeypatch.delenv("PJRT_DEVICE")
+    monkeypatch.setattr(hardware, "tpu_chips", lambda: 4)
+    assert local.training_processes(job) == 1
+    assert local.training_processes(compose.compose("train", ["backend=cpu", "mesh.fsdp=2"])) == 2
+
+
+def test_what_does_not_run_on_chips_is_refused_where_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "tpu_chips", lambda: 4)
+    with pytest.raises(ConfigError, match=r"backend=auto is xla: compile=true is for torch\.compile"):
+        local.training_processes(compose.compose("train", ["compile=true"]))
 
 
 def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_matrices_of_blocks_decay_and_nothing_else(size: str, wrapped: str) -> N
     exempt |= {"embedding.weight", "final_norm.weight"}
     named = dict(model.named_parameters())
     assert named.keys() == decayed | exempt
-    for name, parameter in named.items():
+    for name, _parameter in named.items():
         as_wrapped = re.sub(r"(blocks\.\d\.)", rf"\1{wrapped}", name)
         assert decays(as_wrapped) == (name in decayed), name
 

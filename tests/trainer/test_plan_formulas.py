@@ -137,6 +137,18 @@ def test_flex_attention_is_counted_in_the_blocks_of_its_mask(
     assert attention.computed_pairs(layout, "local", document) == blocks * attention.BLOCK**2
 
 
+@pytest.mark.parametrize(
+    ("length", "window", "size", "blocks"),
+    [(1024, 100_000, 512, 3), (1024, 256, 512, 3), (2048, 256, 512, 7), (384, 64, 384, 1), (640, 64, 128, 9)],
+)
+def test_splash_attention_is_counted_in_blocks_of_a_row(length: int, window: int, size: int, blocks: int) -> None:
+    """The largest that divide a row: on the diagonal, left of it, and back to where a window begins."""
+    config = dataclasses.replace(SIZES["gemma3_1b"], window=window)
+    layout = layout_of(config, rows=3, sequence_length=length, kernel="splash")
+    assert attention.fused(layout)
+    assert attention.computed_pairs(layout, "local", 100) == 3 * blocks * size**2
+
+
 @pytest.mark.parametrize("processes", [1, 3, 8, 1000])
 def test_matrices_are_shared_out_as_muon_does(processes: int) -> None:
     layout = layout_of(SIZES["gemma3_1b"], optimizer="muon")

@@ -8,7 +8,7 @@ import torch
 
 from conf import schema
 from conf.exits import ConfigError
-from conf.hardware import tpu_chips
+from conf.hardware import on_tpu
 from trainer.backend.base import Backend, World
 
 __all__ = ["Backend", "World", "choose"]
@@ -21,7 +21,7 @@ def choose(job: schema.Job) -> Backend:
     """
     name = job.backend.name
     if name == "auto":
-        name = "xla" if tpu_chips() else "cuda" if torch.cuda.is_available() else "cpu"
+        name = "xla" if on_tpu() else "cuda" if torch.cuda.is_available() else "cpu"
     if name == "xla":
         if importlib.util.find_spec("torch_xla") is None:
             raise ConfigError(

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from conf import schema
+from conf.check import check_mesh_size, check_rows
 from conf.exits import ConfigError
 from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
@@ -56,7 +57,7 @@ class Native:
             self.device = torch.device("cpu")
         self.processes = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
         size = self.processes.size
-        problems = schema.check_mesh_size(job, size, "the number of processes") or schema.check_rows(job, size)
+        problems = check_mesh_size(job, size, "the number of processes") or check_rows(job, size)
         if problems:  # before joining, so that a refusal leaves no group behind
             raise ConfigError("\n".join(problems))
         backend = "gloo"
@@ -84,6 +85,8 @@ class Native:
         found = tensor_parallel.problems(config, self._tensor.size())
         if self.device.type == "cpu" and self._job.attention == "flex":
             found.append("attention=flex has no gradients on a CPU: use attention=auto")
+        if self._job.attention == "splash":
+            found.append(f"attention=splash is a kernel for TPU, and this is {self.device.type}: use attention=auto")
         return found
 
     def shard(self, model: Gemma) -> None:

@@ -21,7 +21,7 @@ def executed_flops(at: Layout) -> int:
     """Of one process for one micro-batch, forward, backward and again what `remat` does not keep.
 
     Attention is counted as its kernels work (`trainer.plan.attention`), and with scores formed again in the backward
-    pass of the fused ones: flex forms them, and the gradient of shares, once for queries and once for keys.
+    pass of the fused ones: flex and splash form them, and the gradient of shares, once for queries and once for keys.
     """
     return sum(_block(at, kind) for kind in at.config.layer_kinds) + 3 * _logits(at)
 
@@ -29,7 +29,7 @@ def executed_flops(at: Layout) -> int:
 def _block(at: Layout, kind: Kind) -> int:
     products, attention = _products(at), _scores(at, kind)
     forward = products + 2 * attention
-    backward = 2 * products + (7 if at.kernel == "flex" else 5 if fused(at) else 4) * attention
+    backward = 2 * products + (7 if at.kernel in ("flex", "splash") else 5 if fused(at) else 4) * attention
     return forward + backward + RECOMPUTED[at.remat](at, kind)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf import schema
+from conf.check import check_mesh_size
 from conf.exits import ConfigError
 from conf.hardware import Hardware, find
 from trainer.model.config import tensor_problems
@@ -83,7 +84,7 @@ def plan_of(job: schema.Job) -> Plan:
         )
     hardware = None if job.hardware is None else find(job.hardware)
     processes, origin = processes_of(job, hardware)
-    if problems := schema.check_mesh_size(job, processes, origin):
+    if problems := check_mesh_size(job, processes, origin):
         raise ConfigError("; ".join(problems))
     config = build_config(job.model, job.tokenizer.vocab_size)
     axes = schema.axes(job, processes)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from conf import schema
+from conf.check import check
 from trainer.model.config import tensor_problems
 from trainer.plan.memory import peak
 from trainer.plan.planned import Plan, plan_of
@@ -36,7 +37,7 @@ def fitting(job: schema.Job, planned: Plan) -> Iterator[Remedy]:
         found = []
         for changes in attempts:
             other = _changed(job, planned, changes)
-            if schema.check(other, "plan") or tensor_problems(planned.layout.config, other.mesh.tensor):
+            if check(other, "plan") or tensor_problems(planned.layout.config, other.mesh.tensor):
                 continue
             candidate = plan_of(other)
             if candidate.fits:

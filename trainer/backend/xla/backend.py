@@ -19,6 +19,7 @@ import torch_xla.runtime as xr
 from torch import Tensor
 
 from conf import schema
+from conf.check import check_mesh_size, check_rows
 from conf.exits import ConfigError
 from data_pipeline.batch import Batch
 from trainer.backend import splash
@@ -75,9 +76,8 @@ class Xla:
         self._job = job
         self.chips = attached() if chips is None else chips
         self.devices = self.chips.count
-        if problems := schema.check_mesh_size(job, self.devices, "the number of chips") or schema.check_rows(
-            job, self.devices
-        ):
+        problems = check_mesh_size(job, self.devices, "the number of chips") or check_rows(job, self.devices)
+        if problems:
             raise ConfigError("\n".join(problems))
         self.device = torch_xla.device()
         self.processes = World(0, 1) if self.chips.described else World(xr.process_index(), xr.process_count())

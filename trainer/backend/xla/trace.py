@@ -1,4 +1,4 @@
-"""The training step of a job as a program, for chips that are not attached and without weights: what a plan compiles."""
+"""The training step of a job as a program, for chips that are not attached and without weights: for a plan to compile."""
 
 from __future__ import annotations
 
@@ -52,10 +52,18 @@ def trace(job: schema.Job, config: GemmaConfig, chips: Chips, micro_batches: int
 def _batch(job: schema.Job, backend: Xla) -> Batch:
     """Rows of all feeders, without content."""
     rows = (job.micro_batch * backend.feeders * backend.world.size, job.data.sequence_length)
-    whole, small = (_nothing(rows, torch.int64) for _ in range(2)), (_nothing(rows, torch.int32) for _ in range(2))
     counts = _nothing((1,), torch.int64)
-    nowhere = Cursor(0, "", "", "", "")
-    return Batch(*whole, *small, _nothing(rows, torch.float32), counts, job.data.sequence_length, counts, nowhere)
+    return Batch(
+        tokens_BS=_nothing(rows, torch.int64),
+        targets_BS=_nothing(rows, torch.int64),
+        segments_BS=_nothing(rows, torch.int32),
+        positions_BS=_nothing(rows, torch.int32),
+        weights_BS=_nothing(rows, torch.float32),
+        cu_seqlens_N=counts,
+        longest=job.data.sequence_length,
+        counts_K=counts,
+        cursor=Cursor(0, "", "", "", ""),
+    )
 
 
 def _nothing(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

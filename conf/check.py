@@ -1,0 +1,309 @@
+"""What values a job's keys must have, and which of them cannot work together. Standard library only."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from conf import hardware
+from conf.schema import (
+    AXES,
+    CHOICES,
+    LANES,
+    SOURCE_KINDS,
+    Data,
+    Job,
+    axes,
+    batch_sizes,
+    get,
+    planned_processes,
+)
+
+POSITIVE = (
+    "steps", "tokens_per_step", "micro_batch", "data.sequence_length", "data.window_blocks", "checkpoint.every",
+    "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.rows",
+    "curate.workers",
+    "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
+    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
+)  # fmt: skip
+POSITIVE_OR_NULL = (
+    "launch.processes",
+    "checkpoint.keep_every",
+    "evaluate.every",
+    "evaluate.limit",
+    "optim.decay_steps",
+    "plan.document_tokens",
+)
+NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
+FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
+DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
+
+XLA_ATTENTION = ("auto", "reference", "splash")
+
+# A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
+LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def check(job: Job, kind: str = "train") -> list[str]:
+    """Every combination of values that cannot work in a job of this kind, one sentence each; empty when it is sound."""
+    problems = _check_name("name", job.name, LONGEST_NAME)
+    if job.run_id is not None:
+        problems += _check_name("run_id", job.run_id, LONGEST_RUN_ID)
+    for path, choices in CHOICES.items():
+        if get(job, path) not in choices:
+            problems.append(f"{path}={get(job, path)} is not one of {', '.join(choices)}")
+    for path in POSITIVE:
+        if not get(job, path) > 0:
+            problems.append(f"{path}={get(job, path)} must be greater than 0")
+    for path in POSITIVE_OR_NULL:
+        if (value := get(job, path)) is not None and not value > 0:
+            problems.append(f"{path}={value} must be greater than 0, or null")
+    for path in NOT_NEGATIVE:
+        if get(job, path) < 0:
+            problems.append(f"{path}={get(job, path)} must not be negative")
+    for path in FRACTIONS:
+        if not 0 <= get(job, path) <= 1:
+            problems.append(f"{path}={get(job, path)} must lie between 0 and 1")
+    for path in DECAYS:
+        if (value := get(job, path)) is not None and not 0 <= value < 1:
+            problems.append(f"{path}={value} must lie between 0 and 1, and below 1")
+    if job.hardware is not None and (problem := hardware.problem(job.hardware)):
+        problems.append(problem)
+    for index, source in enumerate(job.curate.sources):
+        if source.kind not in SOURCE_KINDS:
+            problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
+        elif source.kind == "local" and not source.paths:
+            problems.append(f"curate.sources[{index}].paths is empty: name at least one glob")
+        elif source.kind == "huggingface" and not source.dataset:
+            problems.append(f"curate.sources[{index}].dataset is empty: name a dataset or a local dataset folder")
+    for index, source in enumerate(job.tokenize.webdataset):
+        if not source.name or not source.paths:
+            problems.append(
+                f"tokenize.webdataset[{index}] needs a name and paths of tars, such as {{name: web, paths: [a.tar]}}"
+            )
+    names = [source.name for source in job.tokenize.webdataset]
+    if len(set(names)) < len(names):
+        problems.append(f"tokenize.webdataset names a source twice ({', '.join(names)}): give each all its paths")
+    if (steps := job.profile.steps) is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+        problems.append(f"profile.steps={steps} must be the first and the last step to trace, such as [10,12], or null")
+    if problems:
+        return problems  # the sums below would only repeat them
+    found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job) + _check_xla(job)
+    # A plan is asked which batch to take, so it does not refuse one.
+    return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
+
+
+def _check_mixture(data: Data) -> list[str]:
+    problems = []
+    for number, stage in enumerate(data.mixture):
+        path = f"data.mixture[{number}]"
+        least = data.mixture[number - 1].from_sample + 1 if number else 0
+        if number == 0 and stage.from_sample != 0:
+            problems.append(f"{path}.from_sample={stage.from_sample} must be 0: the first stage begins the run")
+        elif stage.from_sample < least:
+            problems.append(
+                f"{path}.from_sample={stage.from_sample} must be at least {least}: stages follow each other"
+            )
+        if number == 0 and stage.manifest is not None:
+            problems.append(f"{path}.manifest={stage.manifest} must be null: the first stage reads data.manifest")
+        for source, weight in stage.weights.items():
+            if not (0 <= weight < math.inf):
+                problems.append(f"{path}.weights.{source}={weight} must be a number from 0 on")
+        if stage.weights and not any(stage.weights.values()):
+            problems.append(f"{path}.weights={stage.weights} are all 0: give at least one source a weight, or none")
+    for source, most in data.max_repetitions.items():
+        if not most > 0:
+            problems.append(f"data.max_repetitions.{source}={most} must be greater than 0")
+    return problems
+
+
+def _check_schedule(job: Job) -> list[str]:
+    warmup, decay = job.optim.warmup_steps, job.optim.decay_steps
+    if job.optim.schedule != "wsd" or decay is None or warmup + decay <= job.steps:
+        return []
+    return [
+        f"optim.decay_steps={decay} after optim.warmup_steps={warmup} does not fit steps={job.steps}, and the rate "
+        f"would fall at once: use steps={warmup + decay} or more, or fewer steps of decay"
+    ]
+
+
+def _check_kernels(job: Job) -> list[str]:
+    problems = []
+    if job.attention == "flex" and job.backend.name == "cpu":
+        problems.append("attention=flex has no gradients on a CPU: use attention=auto")
+    if job.attention == "documents" and job.mesh.context != 1:
+        problems.append(
+            f"attention=documents with mesh.context={job.mesh.context}: documents lie on several processes; "
+            "use attention=auto"
+        )
+    if job.attention == "splash":
+        if job.backend.name in ("cpu", "cuda"):
+            problems.append(f"attention=splash with backend={job.backend.name} is a kernel for TPU: use attention=auto")
+        if rest := job.data.sequence_length % LANES:
+            nearest = max(LANES, job.data.sequence_length - rest)
+            problems.append(
+                f"attention=splash takes rows of multiples of {LANES} positions, not data.sequence_length="
+                f"{job.data.sequence_length}: use attention=auto, or data.sequence_length={nearest}"
+            )
+    return problems
+
+
+def _check_xla(job: Job) -> list[str]:
+    """What runs on other devices only."""
+    if job.backend.name != "xla":
+        return []
+    problems = []
+    if job.mesh.context != 1:
+        problems.append(
+            f"mesh.context={job.mesh.context} with backend=xla: chips share positions of rows along mesh.tensor only; "
+            "use mesh.context=1"
+        )
+    if job.optim.name != "adamw":
+        problems.append(f"optim.name={job.optim.name} does not run with backend=xla: use optim=adamw")
+    if job.optim.offload:
+        problems.append("optim.offload=true is for GPUs, not for backend=xla: use optim.offload=false")
+    if job.compile:
+        problems.append("compile=true is for torch.compile; backend=xla compiles each step anyway: use compile=false")
+    if job.attention not in XLA_ATTENTION:
+        problems.append(
+            f"attention={job.attention} does not run with backend=xla: use attention={'|'.join(XLA_ATTENTION)}"
+        )
+    if job.profile.steps is not None:
+        problems.append(
+            f"profile.steps={job.profile.steps} with backend=xla: torch.profiler does not see what a TPU does; "
+            "use profile.steps=null"
+        )
+    if job.launch.processes is not None:
+        problems.append(
+            f"launch.processes={job.launch.processes} with backend=xla: one process drives all chips of a host; "
+            "use launch.processes=null"
+        )
+    return problems
+
+
+def _check_slice(job: Job) -> list[str]:
+    """Whether the mesh is one of whole slices, where all its axes and a slice are named."""
+    machine = None if job.hardware is None else hardware.find(job.hardware)
+    sizes = [getattr(job.mesh, axis) for axis in AXES]
+    if machine is None or machine.chip.kind != "xla" or job.backend.name not in ("auto", "xla") or -1 in sizes:
+        return []
+    if math.prod(sizes) % machine.joined == 0:
+        return []
+    return [
+        f"{_product(job)} is {math.prod(sizes)} chips, and hardware={machine.name} has {machine.joined}: set "
+        "mesh.fsdp=-1, or axes whose product is that of one slice, or of mesh.replica slices"
+    ]
+
+
+def _check_ramp(job: Job) -> list[str]:
+    problems, least = [], 2
+    for number, stage in enumerate(job.batch_ramp):
+        if stage.from_step < least:
+            why = "stages follow each other" if number else "the first step is 1, and has tokens_per_step"
+            problems.append(f"batch_ramp[{number}].from_step={stage.from_step} must be at least {least}: {why}")
+        if not stage.tokens_per_step > 0:
+            problems.append(f"batch_ramp[{number}].tokens_per_step={stage.tokens_per_step} must be greater than 0")
+        least = stage.from_step + 1
+    return problems
+
+
+def _check_name(path: str, value: str, longest: int) -> list[str]:
+    if not _NAME.fullmatch(value):
+        return [
+            f"{path}={value!r} cannot name a directory and a W&B run: use letters, digits, - _ and . only, "
+            "at least one of them, and no . in front"
+        ]
+    if len(value) > longest:
+        return [f"{path}={value!r} has {len(value)} characters: use at most {longest}"]
+    return []
+
+
+def _check_batch(job: Job) -> list[str]:
+    length = job.data.sequence_length
+    problems = [
+        f"{path}={tokens} is not a multiple of data.sequence_length={length}: use {path}="
+        f"{max(1, round(tokens / length)) * length}"
+        for path, tokens in batch_sizes(job).items()
+        if tokens % length
+    ]
+    if problems:
+        return problems
+    feeders = planned_processes(job)
+    if feeders is None:  # known only where the devices are; the trainer checks again there
+        return []
+    return check_rows(job, feeders)
+
+
+def check_rows(job: Job, processes: int) -> list[str]:
+    """Whether so many processes can share the rows of a step evenly; those that share rows count as one."""
+    mesh = axes(job, processes)
+    shared = mesh["context"] * mesh["tensor"]
+    return [
+        problem
+        for path, tokens in batch_sizes(job).items()
+        for problem in _check_rows(job, path, tokens, processes // shared, shared)
+    ]
+
+
+def _check_rows(job: Job, path: str, tokens: int, feeders: int, shared: int) -> list[str]:
+    rows, share = tokens // job.data.sequence_length, job.micro_batch * feeders
+    if rows % share == 0:
+        return []
+    if rows % feeders:
+        legal = [n for n in range(1, rows + 1) if rows % n == 0][:12]
+        return [
+            f"a step of {path}={tokens} holds {rows} rows of data.sequence_length="
+            f"{job.data.sequence_length}, which {feeders} processes cannot share evenly: use one of {legal} processes"
+            + (" (mesh.replica x mesh.fsdp; those of mesh.context and mesh.tensor share rows)" if shared > 1 else "")
+        ]
+    legal = [n for n in range(1, rows // feeders + 1) if (rows // feeders) % n == 0]
+    return [
+        f"micro_batch={job.micro_batch} on {feeders} processes does not divide the {rows} rows of a step "
+        f"({path}={tokens} / data.sequence_length={job.data.sequence_length}): "
+        f"use micro_batch={'|'.join(map(str, legal))}"
+    ]
+
+
+def _check_mesh(job: Job) -> list[str]:
+    sizes = {f"mesh.{axis}": getattr(job.mesh, axis) for axis in AXES}
+    problems = [f"{path}={n} must be -1 (the rest) or at least 1" for path, n in sizes.items() if n == 0 or n < -1]
+    if list(sizes.values()).count(-1) > 1:
+        rest = " and ".join(path for path, n in sizes.items() if n == -1)
+        problems.append(f"only one axis may be -1 (the rest), not {rest}")
+    if problems:
+        return problems
+    if (processes := planned_processes(job)) is not None:
+        origin = "launch.processes" if job.launch.processes is not None else "the product of the axes"
+        problems += check_mesh_size(job, processes, origin)
+    elif -1 not in (job.mesh.context, job.mesh.tensor):
+        problems += _check_positions(job, job.mesh.context, job.mesh.tensor)
+    return problems + _check_slice(job)
+
+
+def check_mesh_size(job: Job, processes: int, origin: str) -> list[str]:
+    """Whether the mesh axes multiply to the number of processes, and the rows can be shared as they say."""
+    fixed = math.prod(n for axis in AXES if (n := getattr(job.mesh, axis)) != -1)
+    rest = any(getattr(job.mesh, axis) == -1 for axis in AXES)
+    if fixed != processes and not (rest and processes % fixed == 0):
+        return [
+            f"{_product(job)} does not match {origin}={processes}: set mesh.fsdp=-1, or axes whose product is "
+            f"{processes}"
+        ]
+    mesh = axes(job, processes)
+    return _check_positions(job, mesh["context"], mesh["tensor"])
+
+
+def _check_positions(job: Job, context: int, tensor: int) -> list[str]:
+    if job.data.sequence_length % (context * tensor) == 0:
+        return []
+    return [
+        f"data.sequence_length={job.data.sequence_length} is not a multiple of mesh.context={context} x "
+        f"mesh.tensor={tensor}, which share the positions of each row"
+    ]
+
+
+def _product(job: Job) -> str:
+    """The axes as a user wrote them."""
+    shown = [axis for axis in AXES if axis in ("replica", "fsdp") or getattr(job.mesh, axis) != 1]
+    return " x ".join(f"mesh.{axis}={getattr(job.mesh, axis)}" for axis in shown)
