@@ -23,14 +23,15 @@ def executed_flops(at: Layout) -> int:
     Attention is counted as its kernels work (`trainer.plan.attention`), and with scores formed again in the backward
     pass of the fused ones: flex and splash form them, and the gradient of shares, once for queries and once for keys.
     """
-    return sum(_block(at, kind) for kind in at.config.layer_kinds) + 3 * _logits(at)
+    return sum(_block(at, kind) for kind in at.config.layer_kinds) + _loss(at)
 
 
 def _block(at: Layout, kind: Kind) -> int:
     products, attention = _products(at), _scores(at, kind)
     forward = products + 2 * attention
     backward = 2 * products + (7 if at.kernel in ("flex", "splash") else 5 if fused(at) else 4) * attention
-    return forward + backward + RECOMPUTED[at.remat](at, kind)
+    recomputed = RECOMPUTED_ON_XLA if at.device == "xla" else RECOMPUTED
+    return forward + backward + recomputed[at.remat](at, kind)
 
 
 def _products(at: Layout) -> int:
@@ -52,9 +53,24 @@ def _again(at: Layout, kind: Kind) -> int:
     return _products(at) + 2 * _scores(at, kind) - unneeded
 
 
+def _attention_again(at: Layout, kind: Kind) -> int:
+    """On XLA the loop over layers keeps what splash attention puts out, and nothing of the plain formula."""
+    return 0 if at.kernel == "splash" else 2 * _scores(at, kind)
+
+
 # By `remat`: what of a block's products is done twice.
 RECOMPUTED = {"none": lambda at, kind: 0, "selective": lambda at, kind: 0, "block": _again}
+RECOMPUTED_ON_XLA = {"none": _attention_again, "selective": _attention_again, "block": _again}
 
 
-def _logits(at: Layout) -> int:
-    return 2 * at.positions * at.config.d_model * at.config.vocab_size
+def _loss(at: Layout) -> int:
+    """Products with the embedding: logits, and from their gradient those of the positions and of the embedding.
+
+    On XLA logits are formed twice, and the words include those that fill the last shard of the embedding.
+    """
+    c = at.config
+    if at.device != "xla":
+        return 3 * 2 * at.positions * c.d_model * c.vocab_size
+    shards = at.axes["tensor"] * at.axes["fsdp"]
+    words = -(-c.vocab_size // shards) * at.axes["fsdp"]
+    return 4 * 2 * at.attended * c.d_model * words

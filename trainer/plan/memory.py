@@ -71,7 +71,9 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
     block = at.compute * at.block_numbers()
     coming = block if at.block_shards > 1 else 0  # gathered flat, before it is cut into weights
     summed = at.reduce * at.block_numbers()  # what a block's gradients are copied into to be summed
-    kept = [KEPT[at.remat](at, kind) for kind in kinds]
+    # The loop over layers of the xla backend has no policy that keeps all.
+    policy = "selective" if at.device == "xla" and at.remat == "none" else at.remat
+    kept = [KEPT[policy](at, kind) for kind in kinds]
     around = len(set(kinds)) * _surroundings(at)
     final = _norm_keeps(at) * FLOAT * width  # of the last norm
     accumulated = micro_batches > 1
@@ -100,7 +102,7 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
     ]
     for index in reversed(range(len(kinds))):
         later = len(kinds) - 1 - index
-        recomputed = EVERYTHING(at, kinds[index]) - kept[index] if at.remat != "none" else 0
+        recomputed = EVERYTHING(at, kinds[index]) - kept[index] if policy != "none" else 0
         moments.append(
             moment(
                 f"backward pass of block {index}",

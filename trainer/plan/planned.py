@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf import schema
-from conf.check import check_mesh_size
+from conf.check import check, check_mesh_size
 from conf.exits import ConfigError
 from conf.hardware import Hardware, find
 from trainer.model.config import tensor_problems
@@ -74,6 +74,17 @@ class Plan:
     def fits(self) -> bool | None:
         """Whether they do."""
         return None if self.limit is None else self.memory.total <= self.limit
+
+
+def on_hardware(job: schema.Job) -> schema.Job:
+    """The job with the backend that its hardware asks for. Raises ConfigError where it does not run there."""
+    hardware = None if job.hardware is None else find(job.hardware)
+    if hardware is None or hardware.chip.kind != "xla" or job.backend.name != "auto":
+        return job
+    job = dataclasses.replace(job, backend=dataclasses.replace(job.backend, name="xla"))
+    if problems := check(job, "plan"):
+        raise ConfigError(f"hardware={hardware.name} means backend=xla: " + "; ".join(problems))
+    return job
 
 
 def plan_of(job: schema.Job) -> Plan:

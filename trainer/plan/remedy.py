@@ -31,8 +31,11 @@ def largest_micro_batch(planned: Plan) -> int | None:
     return fits
 
 
-def fitting(job: schema.Job, planned: Plan) -> Iterator[Remedy]:
-    """Changes with which the job fits, those that cost a chip's time least first; single ones before pairs."""
+def fitting(job: schema.Job, planned: Plan, off: float = 1.0) -> Iterator[Remedy]:
+    """Changes with which the job fits, those that cost a chip's time least first; single ones before pairs.
+
+    Memory is taken as `off` times what the formulas say.
+    """
     for attempts in (_single(job, planned), _pairs(job, planned)):
         found = []
         for changes in attempts:
@@ -40,7 +43,7 @@ def fitting(job: schema.Job, planned: Plan) -> Iterator[Remedy]:
             if check(other, "plan") or tensor_problems(planned.layout.config, other.mesh.tensor):
                 continue
             candidate = plan_of(other)
-            if candidate.fits:
+            if candidate.limit is not None and off * candidate.memory.total <= candidate.limit:
                 found.append((changes, candidate))
         yield from sorted(found, key=lambda remedy: _cost(remedy[1]))
         if found:

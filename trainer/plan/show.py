@@ -49,14 +49,8 @@ def as_json(job: schema.Job, planned: Plan, most: int | None, remedies: list[Rem
 
 def show(console: Console, job: schema.Job, planned: Plan, most: int | None, remedies: list[Remedy]) -> None:
     """Print it."""
-    layout, memory, hardware = planned.layout, planned.memory, planned.hardware
-    mesh = " x ".join(f"{axis} {n}" for axis, n in layout.axes.items() if n > 1)
-    console.print(
-        f"[bold]{job.model.size}[/], {num_parameters(layout.config):,} parameters, on {job.hardware or layout.device}: "
-        f"{layout.processes:,} processes{f' ({mesh})' if mesh else ''}, micro_batch={layout.rows} of "
-        f"{layout.sequence_length:,} positions, remat={layout.remat}, attention={layout.kernel}",
-        highlight=False,
-    )
+    memory, hardware = planned.memory, planned.hardware
+    console.print(heading(job, planned), highlight=False)
     table = Table("memory of one process", "GiB", "what")
     table.columns[1].justify = "right"
     for name, note in _PARTS.items():
@@ -67,6 +61,17 @@ def show(console: Console, job: schema.Job, planned: Plan, most: int | None, rem
     console.print(table)
     _show_work(console, planned)
     _show_answer(console, job, planned, most, remedies)
+
+
+def heading(job: schema.Job, planned: Plan, members: str = "processes") -> str:
+    """What is planned."""
+    layout = planned.layout
+    mesh = " x ".join(f"{axis} {n}" for axis, n in layout.axes.items() if n > 1)
+    return (
+        f"[bold]{job.model.size}[/], {num_parameters(layout.config):,} parameters, on {job.hardware or layout.device}: "
+        f"{layout.processes:,} {members}{f' ({mesh})' if mesh else ''}, micro_batch={layout.rows} of "
+        f"{layout.sequence_length:,} positions, remat={layout.remat}, attention={layout.kernel}"
+    )
 
 
 _COMPILED = (
@@ -101,19 +106,25 @@ def _show_work(console: Console, planned: Plan) -> None:
         table.add_row("reading and writing memory", "", _seconds(time.memory))
         table.add_row("[bold]step[/]", f"bound by {time.bound}", f"[bold]{_seconds(time.step)}[/]")
     console.print(table)
-    many = "es" if planned.micro_batches > 1 else ""
+    show_speed(console, planned, planned.tokens_per_second, planned.mfu)
+
+
+def show_speed(console: Console, planned: Plan, tokens_per_second: float | None, mfu: float | None) -> None:
+    """Tokens of a step, and how many a second at most."""
+    layout, many = planned.layout, "es" if planned.micro_batches > 1 else ""
     console.print(
         f"{planned.tokens:,} tokens a step, {planned.micro_batches} micro-batch{many} on each of {layout.feeders:,}; "
         f"{planned.model_flops / planned.tokens / 1e9:,.3f} GFLOP a token in documents of {layout.document:,} tokens",
         highlight=False,
     )
-    if planned.mfu is not None and planned.tokens_per_second is not None:
-        console.print(f"at most {planned.tokens_per_second:,.0f} tokens/s, MFU {planned.mfu:.1%}", highlight=False)
-    elif hardware is not None:
+    if mfu is not None and tokens_per_second is not None:
+        console.print(f"at most {tokens_per_second:,.0f} tokens/s, MFU {mfu:.1%}", highlight=False)
+    elif planned.hardware is not None:
         console.print("no time: the catalog has peaks of bf16 only, and precision is fp32", highlight=False)
 
 
-def _show_answer(console: Console, job: schema.Job, planned: Plan, most: int | None, remedies: list[Remedy]) -> None:
+def show_batch(console: Console, job: schema.Job, planned: Plan) -> None:
+    """Which batch it is for, where that is not simply the job's."""
     layout, asked = planned.layout, schema.batch_sizes(job)[planned.batch]
     if asked != planned.tokens:
         console.print(
@@ -123,6 +134,11 @@ def _show_answer(console: Console, job: schema.Job, planned: Plan, most: int | N
         )
     elif job.batch_ramp:
         console.print(f"planned for the largest batch, {planned.batch}={asked}", highlight=False)
+
+
+def _show_answer(console: Console, job: schema.Job, planned: Plan, most: int | None, remedies: list[Remedy]) -> None:
+    layout = planned.layout
+    show_batch(console, job, planned)
     if layout.compiled and layout.remat != "selective":
         console.print(_COMPILED, highlight=False)
     if planned.hardware is None:
@@ -135,6 +151,11 @@ def _show_answer(console: Console, job: schema.Job, planned: Plan, most: int | N
         return
     can = f"micro_batch={most} would be the largest" if most else "no micro_batch does"
     console.print(f"[bold red]does not fit[/]; with the rest as it is, {can}", highlight=False)
+    show_remedies(console, remedies)
+
+
+def show_remedies(console: Console, remedies: list[Remedy]) -> None:
+    """Changes that make it fit, a line each."""
     for changes, other in remedies:
         keys = " ".join(f"{path}={value}" for path, value in changes.items())
         speed = f", at most {other.tokens_per_second:,.0f} tokens/s" if other.time else ""

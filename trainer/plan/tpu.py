@@ -34,12 +34,13 @@ from trainer.plan.hlo_traffic import Exchange, Traffic
 from trainer.plan.topology import Topology, topology_of
 
 PAIR = {"jax": "0.7.1", "jaxlib": "0.7.1", "libtpu": "0.0.21"}  # what torch_xla 2.9.0 is bound to
+REMEDY = "Run `make setup-tpu`, and plan with .venv-tpu/bin/gemcutter; plan.compile=false plans by formulas only"
 CACHE = Path("~/.cache/gemcutter/tpu-plans")
 LARGEST = 12  # exchanges and buffers that are named
 PATIENCE = 3600.0  # seconds that a verdict may take
 NEAR = 1 / 64  # of the limit: what code may need beside the data, 24 MB for Gemma 2B; closer to it, it is generated
 _POLL = 0.02  # seconds
-_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # of the user; both change what the compiler does
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # of the user; both change what the compiler does
 
 
 class CompilerFailed(RuntimeError):
@@ -127,7 +128,7 @@ def compile_program(
     topology = topology_of(hardware, slices)
     versions = found_versions()
     text = prepared(program.hlo, program.donated, topology.chips)
-    flags = {name: os.environ.get(name, "") for name in _FLAGS}
+    flags = {name: os.environ.get(name, "") for name in FLAGS}
     asked = {"topology": dataclasses.asdict(topology), "versions": versions, "flags": flags, "fast": fast}
     key = tpu_cache.key(text, asked)
     if cache is not None and (stored := tpu_cache.load(cache.expanduser(), key)) is not None:
@@ -140,7 +141,7 @@ def compile_program(
 
 def found_versions() -> dict[str, str]:
     """Of the packages that compile. Raises ConfigError where one is missing, or another than torch_xla is bound to."""
-    found = {name: _version(name) for name in PAIR}
+    found = {name: version(name) for name in PAIR}
     if found != PAIR:
         wrong = ", ".join(
             f"{name} {found[name]} instead of {wanted}" if found[name] else f"no {name}, which must be {wanted}"
@@ -149,12 +150,13 @@ def found_versions() -> dict[str, str]:
         )
         raise ConfigError(
             f"compiling for a TPU ahead of time needs the packages that torch_xla 2.9.0 is bound to: {sys.prefix} has "
-            f"{wrong}. Run `make setup-tpu`, and plan with .venv-tpu/bin/python"
+            f"{wrong}. {REMEDY}"
         )
     return PAIR
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of a package; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -313,7 +315,7 @@ def stored_as_compiled(stored: dict[str, Any]) -> Compiled:
 
 def _main(folder: Path) -> int:
     """The process that compiles: what lies in a folder, for the topology beside it."""
-    _end_with_parent()
+    end_with_parent()
     described = Topology(**json.loads((folder / "topology.json").read_text()))
     from jax.errors import JaxRuntimeError
 
@@ -340,7 +342,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Who asked may be killed: then nobody waits for the answer."""
     import ctypes
     import signal
