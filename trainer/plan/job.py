@@ -64,8 +64,11 @@ def _planned(console: Console, job: schema.Job, planned: Plan) -> dict[str, Any]
 
 def _remedies(job: schema.Job, planned: Plan, found: CompiledPlan | None = None) -> list[Remedy]:
     """Changes with which formulas say that it fits, corrected by how far they are off for the job as it is."""
-    off = found.hbm / planned.memory.total if found is not None and found.hbm is not None else 1.0
-    return list(itertools.islice(fitting(job, planned, max(1.0, off)), REMEDIES))
+    limit, off = None, 1.0
+    if found is not None:
+        limit = found.compiled.limit_bytes
+        off = max(off, found.hbm / planned.memory.total) if found.hbm else off
+    return list(itertools.islice(fitting(job, planned, limit, off), REMEDIES))
 
 
 def _swept(console: Console, job: schema.Job, planned: Plan) -> dict[str, Any]:

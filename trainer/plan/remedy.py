@@ -8,6 +8,7 @@ from typing import Any
 
 from conf import schema
 from conf.check import check
+from conf.hardware import find
 from trainer.model.config import tensor_problems
 from trainer.plan.memory import peak
 from trainer.plan.planned import Plan, plan_of
@@ -31,11 +32,12 @@ def largest_micro_batch(planned: Plan) -> int | None:
     return fits
 
 
-def fitting(job: schema.Job, planned: Plan, off: float = 1.0) -> Iterator[Remedy]:
+def fitting(job: schema.Job, planned: Plan, limit: float | None = None, off: float = 1.0) -> Iterator[Remedy]:
     """Changes with which the job fits, those that cost a chip's time least first; single ones before pairs.
 
-    Memory is taken as `off` times what the formulas say.
+    A candidate fits where `off` times what the formulas say of its memory is within the limit, or the plan's own.
     """
+    limit = planned.limit if limit is None else limit
     for attempts in (_single(job, planned), _pairs(job, planned)):
         found = []
         for changes in attempts:
@@ -43,7 +45,7 @@ def fitting(job: schema.Job, planned: Plan, off: float = 1.0) -> Iterator[Remedy
             if check(other, "plan") or tensor_problems(planned.layout.config, other.mesh.tensor):
                 continue
             candidate = plan_of(other)
-            if candidate.limit is not None and off * candidate.memory.total <= candidate.limit:
+            if limit is not None and off * candidate.memory.total <= limit:
                 found.append((changes, candidate))
         yield from sorted(found, key=lambda remedy: _cost(remedy[1]))
         if found:
@@ -78,13 +80,23 @@ def _meshes(planned: Plan) -> list[dict[str, Any]]:
     """More processes, or the same ones sharing more than they do."""
     axes, meshes = planned.layout.axes, []
     for factor in (2, 4, 8, 16):
-        meshes.append({"mesh.fsdp": axes["fsdp"] * factor})
+        meshes += _larger(planned, factor)
         for axis in ("tensor", "context"):
             if axes["fsdp"] % factor == 0:
                 meshes.append({f"mesh.{axis}": axes[axis] * factor, "mesh.fsdp": axes["fsdp"] // factor})
         if axes["replica"] % factor == 0:
             meshes.append({"mesh.replica": axes["replica"] // factor, "mesh.fsdp": axes["fsdp"] * factor})
     return meshes
+
+
+def _larger(planned: Plan, factor: int) -> list[dict[str, Any]]:
+    """So many times the processes; of TPUs a larger slice, where there is one."""
+    change: dict[str, Any] = {"mesh.fsdp": planned.layout.axes["fsdp"] * factor}
+    if planned.hardware is None or planned.hardware.chip.kind != "xla":
+        return [change]
+    generation, _, number = planned.hardware.name.partition("-")
+    larger = f"{generation}-{int(number) * factor}"
+    return [] if find(larger) is None else [{"hardware": larger, **change}]
 
 
 def _changed(job: schema.Job, planned: Plan, changes: dict[str, Any]) -> schema.Job:

@@ -43,7 +43,7 @@ def show_compiled(console: Console, job: schema.Job, found: CompiledPlan, remedi
         _show_work(console, found)
     show_batch(console, job, found.planned)
     compiled = found.compiled
-    by = f"libtpu {compiled.versions['libtpu']} for {compiled.topology}, {compiled.chips:,} chips"
+    by = f"libtpu {compiled.versions['libtpu']} for {compiled.topology}, chips: {compiled.chips:,}"
     if found.fits:
         console.print(f"[bold green]fits[/], says {by}, in {compiled.seconds:.1f} s", highlight=False)
         return
@@ -123,8 +123,10 @@ def _show_buffers(console: Console, found: CompiledPlan) -> None:
     table = Table("largest in memory", "GiB", "shape", "made by")
     table.columns[1].justify = "right"
     for buffer in found.compiled.buffers[:NAMED]:
-        shared = f", and {buffer.shared} others at other times" if buffer.shared else ""
-        table.add_row(buffer.kind, _gib(buffer.bytes), buffer.shape, f"{operation(buffer.source, buffer.name)}{shared}")
+        shared = f", and at other times {buffer.shared} more" if buffer.shared else ""
+        # The program's parameters have no names.
+        made = "weight, moment or row" if buffer.kind == "argument" else operation(buffer.source, buffer.name)
+        table.add_row(buffer.kind, _gib(buffer.bytes), buffer.shape, f"{made}{shared}")
     console.print(table)
 
 
