@@ -85,7 +85,7 @@ test-formats: setup setup-formats
 
 # A peer that cannot be installed does not stop the others: it stands among the errors of the report.
 bench: setup
-	-$(MAKE) --keep-going setup-bench
+	-$(MAKE) --keep-going $(if $(filter-out plan,$(or $(NAME),all)),setup-bench) $(if $(filter plan,$(or $(NAME),plan)),setup-tpu)
 	.venv/bin/python -m tests.bench $(NAME)
 
 demo: setup

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import loader, order, train
+from tests.bench import loader, order, plan, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
 BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
     "loader": loader.bench,
     "order": order.bench,
+    "plan": plan.bench,
     "train": train.bench,
 }
 

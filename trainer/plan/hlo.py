@@ -19,7 +19,7 @@ BITS = {
 
 _SHAPE = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,<=]*)\]")
 _COMMENT = re.compile(r"/\*.*?\*/")
-_COMPUTATION = re.compile(r"(ENTRY )?%?([^\s(]+) \(.*\{\s*$")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([^\s(]+) (?:\(.*)?\{\s*$")  # a text of torch_xla names no arguments
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([^\s=]+) = ")
 
 
