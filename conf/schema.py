@@ -223,11 +223,14 @@ class Plan:
         None,
         "plan: tokens of a document, of which attention sees its own (null: the mean of data.manifest, else a row)",
     )
-    sweep: bool = key(False, "plan: try micro_batch, remat and mesh, and recommend the fastest that fits")
+    sweep: bool = key(
+        False,
+        "plan: try micro_batch, remat and mesh on `hardware`, and recommend the fastest that fits (TPUs: each compiled)",
+    )
     compile: bool = key(
         True,
-        "plan: on TPU hardware, compile the step with libtpu for that slice (needs make setup-tpu); "
-        "false: formulas only",
+        "plan: on TPU hardware, compile the step with libtpu for that slice; where the packages of make setup-tpu are "
+        "missing, or with false, formulas only",
     )
     output: Optional[str] = key(None, "plan: file that gets the plan as JSON (null: none)")
 

@@ -176,6 +176,10 @@ def _planned(report: Report, name: str, *overrides: str) -> tuple[dict[str, Any]
 
 
 def _python() -> str:
-    """Of the environment for TPUs: this one, or the one beside."""
-    here = importlib.util.find_spec("torch_xla") is not None
-    return sys.executable if here else str(ROOT / ".venv-tpu" / "bin" / "python")
+    """Of the environment for TPUs: this one, or the one beside. Raises Unplanned where neither is."""
+    if importlib.util.find_spec("torch_xla") is not None:
+        return sys.executable
+    beside = ROOT / ".venv-tpu" / "bin" / "python"
+    if not beside.exists():
+        raise Unplanned("there is no .venv-tpu: run make setup-tpu")
+    return str(beside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -132,3 +133,57 @@ def test_without_hardware_there_is_memory_and_no_verdict(planned) -> None:
 def test_a_model_that_the_mesh_cannot_share_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("plan", ["model=gemma3_1b", "mesh.fsdp=1", "mesh.tensor=8"]) == 78
     assert "model.num_heads=4 is not a multiple of mesh.tensor=8" in capsys.readouterr().err
+
+
+def test_without_the_packages_for_tpus_there_are_formulas_and_a_hint(planned) -> None:
+    said, shown = planned("model=gemma_2b", "hardware=v5e-256", "micro_batch=1")
+    assert importlib.util.find_spec("torch_xla") is None  # of this environment
+    assert said["compiled"] is None
+    assert said["fits"] is True
+    assert shown.count("make setup-tpu") == 1
+    assert "not compiled: that needs the environment that `make setup-tpu` makes" in shown
+    assert "make setup-tpu" not in planned("model=gemma_2b", "hardware=v5e-256", "plan.compile=false")[1]
+    assert "make setup-tpu" not in planned(*BIG)[1]
+
+
+def test_hardware_with_tpus_means_their_backend(planned, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("plan", ["model=gemma_2b", "hardware=v5e-256", "optim=muon"]) == 78
+    told = capsys.readouterr().err
+    assert "hardware=v5e-256 means backend=xla" in told
+    assert "use optim=adamw" in told
+    said, _ = planned("model=gemma2_9b", "hardware=v5e-16", "micro_batch=4", "remat=block")
+    changes = [remedy["changes"] for remedy in said["remedies"]]
+    assert {"hardware": "v5e-32", "mesh.fsdp": 32} in changes
+    assert not any("mesh.context" in change for change in changes)
+
+
+@pytest.mark.parametrize("hardware", ["a3-mega", "v5e-64"])
+def test_a_sweep_by_formulas_recommends_the_fastest_that_fits(planned, hardware: str) -> None:
+    job = ("model=gemma3_4b", "mesh.fsdp=64", f"hardware={hardware}")
+    said, shown = planned(*job, "plan.sweep=true")
+    assert not said["keeps_tokens_per_step"]
+    fitting = [one for one in said["candidates"] if one["fits"]]
+    assert len(fitting) > 10
+    assert said["recommended"] == fitting[0]["changes"]
+    assert fitting[0]["tokens_per_second"] >= 0.99 * max(one["tokens_per_second"] for one in fitting)
+    assert len({one["changes"].get("mesh.tensor", 1) for one in said["candidates"]}) > 2
+    overrides = [f"{path}={value}" for path, value in said["recommended"].items()]
+    assert f"recommended: {' '.join(overrides)}" in shown
+    alone, _ = planned(*job, *overrides)
+    assert alone["fits"] is True
+    assert alone["tokens_per_step"] == said["recommended"]["tokens_per_step"]
+    assert alone["seconds"]["step"] == fitting[0]["step_seconds"]
+
+
+def test_a_sweep_keeps_a_batch_that_the_mesh_can_share(planned) -> None:
+    said, shown = planned(*BIG[:1], "mesh.fsdp=64", BIG[-1], "tokens_per_step=1048576", "plan.sweep=true")
+    assert "tokens_per_step=1048576 is kept" in shown
+    assert {one["tokens_per_step"] for one in said["candidates"]} == {1_048_576}
+    assert all(1_048_576 // 2048 % one["changes"]["micro_batch"] == 0 for one in said["candidates"])
+
+
+def test_a_sweep_needs_something_to_rank_by(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("plan", ["model=gemma3_1b", "plan.sweep=true"]) == 78
+    assert "name it with hardware=" in capsys.readouterr().err
+    assert main("plan", ["model=gemma3_1b", "hardware=a3-mega", "precision=fp32", "plan.sweep=true"]) == 78
+    assert "use precision=bf16" in capsys.readouterr().err

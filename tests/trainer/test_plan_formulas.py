@@ -21,6 +21,7 @@ from trainer.model.attention import WholeRows
 from trainer.model.kernels import KERNELS, visible
 from trainer.optim import decays
 from trainer.plan import attention, flops, memory, update
+from trainer.plan.floor import floor
 from trainer.plan.flops import model_flops
 from trainer.plan.layout import Layout
 from trainer.plan.roofline import exchange_time, step_time
@@ -84,7 +85,7 @@ def test_sharing_divides_weights_but_for_padding(name: str) -> None:
 
 def test_every_policy_of_recomputation_is_known() -> None:
     assert set(CHOICES["remat"]) <= set(memory.KEPT)
-    assert set(memory.KEPT) == set(flops.RECOMPUTED)
+    assert set(memory.KEPT) == set(flops.RECOMPUTED) == set(flops.RECOMPUTED_ON_XLA)
 
 
 def test_sizes_are_those_of_the_model() -> None:
@@ -147,6 +148,36 @@ def test_splash_attention_is_counted_in_blocks_of_a_row(length: int, window: int
     layout = layout_of(config, rows=3, sequence_length=length, kernel="splash")
     assert attention.fused(layout)
     assert attention.computed_pairs(layout, "local", 100) == 3 * blocks * size**2
+
+
+@pytest.mark.parametrize(("remat", "again"), [("none", 0), ("selective", 0), ("block", 1)])
+def test_operations_on_tpus_follow_from_the_splash_kernels_and_the_loss(remat: str, again: int) -> None:
+    """By hand: Gemma 2B on 16 x 2 chips, a row of 1024 each; tests/xla counts a traced program product by product."""
+    layout = layout_of(SIZES["gemma_2b"], 1, 16, 1, 2, sequence_length=1024, device="xla", kernel="splash", remat=remat)
+    matrices = 2048 * 4 * 256 * 2 + 2048 * 256 * 2 + 3 * 2048 * 8192  # queries, output; the one key head; feed-forward
+    passes = 2 * 1024 * matrices
+    down = 2 * 1024 * 2048 * 8192  # of which nothing is needed twice: the layer's result is at hand
+    scores = 2 * 3 * 512**2 * 4 * 256  # of blocks of 512 two on the diagonal and one below; four heads
+    layer = 3 * passes + (2 + 7) * scores + again * (passes - down + 2 * scores)
+    words = 8004 * 16  # half of 256,128 on 16 shards, padded
+    assert flops.executed_flops(layout) == 18 * layer + 4 * 2 * 1024 * 2048 * words
+
+
+def test_the_least_traffic_is_that_of_weights_gradients_and_megatron() -> None:
+    """The floors of Gemma 2B on 256 chips and of 7B on 16 x 16, in GB as their benchmark states them."""
+    changes = {"sequence_length": 8192, "remat": "block", "reduce": 2}
+    alone = floor(layout_of(SIZES["gemma_2b"], 1, 256, 1, 1, **changes))
+    assert alone.total == alone.weights == pytest.approx(14.98e9, rel=1e-3)
+    shared = layout_of(SIZES["gemma_7b"], 1, 16, 1, 16, **changes)
+    assert floor(shared).weights == pytest.approx(3.00e9, rel=2e-3)
+    assert floor(shared).activations == pytest.approx(15.85e9, rel=1e-3)
+    kept = floor(dataclasses.replace(shared, remat="selective"))
+    assert kept.activations == pytest.approx(floor(shared).activations * 4 / 6)
+    assert floor(dataclasses.replace(shared, reduce=4)).weights == pytest.approx(4.00e9, rel=2e-3)
+    assert floor(shared, micro_batches=3).total == pytest.approx(3 * floor(shared).total, rel=1e-9)
+    replicas = floor(layout_of(SIZES["gemma_2b"], 4, 64, 1, 1, **changes))
+    assert replicas.replicas == round(2 * 3 / 4 * num_parameters(SIZES["gemma_2b"]) / 64 * 2)
+    assert floor(layout_of(SIZES["gemma_2b"])).total == 0
 
 
 @pytest.mark.parametrize("processes", [1, 3, 8, 1000])
