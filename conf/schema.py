@@ -225,7 +225,7 @@ class Plan:
     )
     sweep: bool = key(
         False,
-        "plan: try micro_batch, remat and mesh on `hardware`, and recommend the fastest that fits (TPUs: each compiled)",
+        "plan: try micro_batch, remat and mesh on hardware, and recommend the fastest that fits (TPUs: each compiled)",
     )
     compile: bool = key(
         True,

@@ -176,6 +176,18 @@ def test_other_versions_are_told_not_traced_back(tmp_path: Path, root: Path, pac
     assert "Traceback" not in done.stderr
 
 
+def test_a_tracer_that_ends_is_told(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "torch_xla").mkdir()
+    (tmp_path / "torch_xla" / "__init__.py").write_text("raise ImportError('no such symbol')\n")
+    command = [sys.executable, "-m", "trainer", "plan", *SMALL]
+    environment = {"PYTHONPATH": f"{tmp_path}:{root}", "HOME": str(tmp_path), "PATH": ""}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "gemcutter plan: the step could not be traced" in done.stderr
+    assert "no such symbol" in done.stderr
+    assert "plan.compile=false plans by formulas only" in done.stderr
+
+
 @pytest.mark.parametrize("tensor", [1, 2])
 @pytest.mark.parametrize("remat", ["none", "selective", "block"])
 @pytest.mark.parametrize("norms", ["gemma_2b", "gemma3_1b"])
