@@ -159,7 +159,7 @@ def test_hardware_with_tpus_means_their_backend(planned, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("hardware", ["a3-mega", "v5e-64"])
 def test_a_sweep_by_formulas_recommends_the_fastest_that_fits(planned, hardware: str) -> None:
-    job = ("model=gemma3_4b", "mesh.fsdp=64", f"hardware={hardware}")
+    job = ("model=gemma3_4b", "mesh.replica=2", "mesh.fsdp=32", f"hardware={hardware}")
     said, shown = planned(*job, "plan.sweep=true")
     assert not said["keeps_tokens_per_step"]
     fitting = [one for one in said["candidates"] if one["fits"]]
@@ -173,6 +173,7 @@ def test_a_sweep_by_formulas_recommends_the_fastest_that_fits(planned, hardware:
     assert alone["fits"] is True
     assert alone["tokens_per_step"] == said["recommended"]["tokens_per_step"]
     assert alone["seconds"]["step"] == fitting[0]["step_seconds"]
+    assert alone["mesh"] == {axis: said["recommended"].get(f"mesh.{axis}", 1) for axis in alone["mesh"]}
 
 
 def test_a_sweep_keeps_a_batch_that_the_mesh_can_share(planned) -> None:

@@ -130,7 +130,8 @@ def ways(job: schema.Job, planned: Plan) -> tuple[list[Way], bool]:
             )
             if check(other, "plan") or tensor_problems(planned.layout.config, axes["tensor"]):
                 continue
-            changes = {f"mesh.{axis}": size for axis, size in axes.items() if size > 1 or axis == "fsdp"}
+            named = [axis for axis in axes if axis == "fsdp" or {axes[axis], getattr(job.mesh, axis)} != {1}]
+            changes = {f"mesh.{axis}": axes[axis] for axis in named}
             found.append(Way(other, {**changes, "remat": policy}, axes, keeps))
     return found, keeps
 

@@ -51,7 +51,10 @@ def show_compiled(console: Console, job: schema.Job, found: CompiledPlan, remedi
     if compiled.refusal:
         console.print(compiled.refusal, highlight=False, markup=False)
     _show_buffers(console, found)
-    console.print("changes that make it fit, by formulas: estimates, to be planned again", highlight=False)
+    console.print(
+        "changes that make it fit, by formulas: estimates, to be planned again; plan.sweep=true compiles others",
+        highlight=False,
+    )
     show_remedies(console, remedies)
 
 

@@ -80,8 +80,9 @@ class _Search:
             self._first(way)
         while waiting := [way for way in self._ways if not way.closed]:
             for way in sorted(waiting, key=lambda way: max(one.rank for one in way.tried.values()), reverse=True):
-                rows = way.from_rows(2 * max(way.tried))
-                way.closed = rows is None or not self._hopeful(way) or not self._try(way, rows)
+                most = max(way.tried)
+                rows = way.from_rows(2 * most) if way.tried[most].fits and self._hopeful(way) else None
+                way.closed = rows is None or not self._try(way, rows)
         for way in sorted(self._ways, key=lambda way: max((one.rank for one in way.fitting), default=()), reverse=True):
             if way.fitting and self._hopeful(way):
                 self._neighbours(way)
