@@ -26,13 +26,13 @@ from trainer.backend import splash
 from trainer.backend.base import Compiled, Groups, World
 from trainer.backend.xla.adamw import AdamW
 from trainer.backend.xla.attention import run_program, splash_kernel
-from trainer.backend.xla.layers import Weights
 from trainer.backend.xla.program import Program
 from trainer.backend.xla.region import Mesh
 from trainer.backend.xla.scan import scan
 from trainer.backend.xla.sharding import Placement, Spec
 from trainer.backend.xla.spread import ROWS, spread
 from trainer.backend.xla.state import Stored
+from trainer.backend.xla.weights import Weights
 from trainer.model import Gemma, GemmaConfig
 from trainer.model.config import tensor_problems
 from trainer.model.kernels import reference
@@ -108,10 +108,6 @@ class Xla:
         found = tensor_problems(config, tensor)
         if config.vocab_size % tensor:
             found.append(f"the vocabulary of {config.vocab_size} words is not a multiple of mesh.tensor={tensor}")
-        if config.num_kv_heads % tensor and config.num_kv_heads > 1:
-            found.append(
-                f"mesh.tensor={tensor} on XLA needs model.num_kv_heads={config.num_kv_heads} to be 1 or a multiple"
-            )
         if job.optim.name != "adamw":
             found.append(f"optim.name={job.optim.name} does not run on XLA: use optim.name=adamw")
         if job.mesh.context != 1:

@@ -1,4 +1,4 @@
-"""The training step of a job as a program, for chips that are not attached and without weights: for a plan to compile."""
+"""The training step of a job as a program, for chips that are not attached and without weights: what a plan needs."""
 
 from __future__ import annotations
 
