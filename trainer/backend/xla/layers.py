@@ -140,25 +140,33 @@ class _Through(torch.autograd.Function):
             carry: list[Tensor], slices: list[list[Tensor]], constants: list[Tensor]
         ) -> tuple[list[Tensor], list[list[Tensor]]]:
             (grad,) = carry
+            key = _first_key(constants)
             gradients: list[list[Tensor]] = [[] for _ in slices]
+            products: list[Tensor] = []  # gradients of the layer behind, not yet summed over chips
             mine, of_forward = [own[: len(shards)] for own in slices], [own[len(shards) :] for own in slices]
             for n, kind in reversed(list(enumerate(layers.config.layer_kinds[: len(slices)]))):
-                # A layer is not computed again before its gradient is there. From here on the weights of the one before
-                # it may be gathered; the gradients of the one before the last must have been summed by now.
-                before, summed = mine[n - 1] if n else [], gradients[n + 2] if n + 2 < len(slices) else []
-                tied = iter(_together([grad, *of_forward[n], *before, *summed]))
-                grad, of_forward[n] = next(tied), [next(tied) for _ in of_forward[n]]
-                if before:
-                    mine[n - 1] = [next(tied) for _ in before]
+                # A layer is not computed again before all products of the one behind it are there. From here on those
+                # may be summed, as those of the layer behind that are by now, and the weights of the layer in front
+                # gathered.
+                front, summed = mine[n - 1] if n else [], gradients[n + 2] if n + 2 < len(slices) else []
+                lengths = [1, len(of_forward[n]), len(products), len(front), len(summed)]
+                tied = iter(_together([grad, *of_forward[n], *products, *front, *summed]))
+                (grad,), of_forward[n], products, front, summed = [list(itertools.islice(tied, k)) for k in lengths]
+                if n:
+                    mine[n - 1] = front
                 if summed:
-                    gradients[n + 2] = list(tied)
+                    gradients[n + 2] = summed
+                if products:
+                    gradients[n + 1] = [
+                        layers.weights.sum(g, p, key) for g, p in zip(products, placements, strict=True)
+                    ]
                 whole = [w.detach().requires_grad_() for w in _gathered(layers, mine[n], placements, constants)]
                 entered = of_forward[n][0].detach().requires_grad_()
                 with torch.enable_grad(), Recalling(of_forward[n][1:]):
                     x = _run(layers, around, names, kind, entered, whole, constants)
-                grad, *of_weights = torch.autograd.grad(x, [entered, *whole], grad)
-                key = _first_key(constants)
-                gradients[n] = [layers.weights.sum(g, p, key) for g, p in zip(of_weights, placements, strict=True)]
+                grad, *products = torch.autograd.grad(x, [entered, *whole], grad)
+            if products:
+                gradients[0] = [layers.weights.sum(g, p, key) for g, p in zip(products, placements, strict=True)]
             return [grad], gradients
 
         loop = layers.period * layers.periods
