@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 import torch_xla
 import torch_xla.core.xla_builder as xb
-import torch_xla.core.xla_model as xm
-import torch_xla.distributed.spmd as xs
 import torch_xla.runtime as xr
 from torch import Tensor
 from torch_xla._internal import tpu
@@ -29,11 +27,12 @@ from trainer.backend import splash
 from trainer.backend.base import Compiled, Groups, World
 from trainer.backend.xla.adamw import AdamW
 from trainer.backend.xla.attention import run_program, splash_kernel
+from trainer.backend.xla.feeders import ROWS, Feeders
 from trainer.backend.xla.program import Program
 from trainer.backend.xla.region import Mesh
 from trainer.backend.xla.scan import scan
 from trainer.backend.xla.sharding import Placement, Spec
-from trainer.backend.xla.spread import ROWS, spread
+from trainer.backend.xla.spread import spread
 from trainer.backend.xla.state import Stored
 from trainer.backend.xla.weights import Weights
 from trainer.model import Gemma, GemmaConfig
@@ -93,28 +92,17 @@ class Xla:
             )
         axes = schema.axes(job, self.devices)
         self.mesh = Mesh({axis: axes[axis] for axis in AXES}, self.chips.torus, self.chips.order)
-        self.world, self.feeders = self._readers()
+        self._feeders = Feeders(self.mesh, self._own_chips(), self.processes)
+        self.world, self.feeders = self._feeders.world, len(self._feeders.here)
         self._placed: dict[str, Placement] = {}
         self.kept: list[Tensor] = []  # parameters and what lies beside them: what a step changes
         self._of: dict[int, str] = {}  # by the identity of a parameter, its name
-
-    def _readers(self) -> tuple[World, int]:
-        """Who reads rows, and for how many feeders. Chips of the tensor axis share one, whichever host has them."""
-        places = [self.mesh.place(chip) for chip in self._own_chips()]
-        feeders = sorted({place["replica"] * self.mesh.axes["fsdp"] + place["fsdp"] for place in places})
-        number = self.mesh.axes["replica"] * self.mesh.axes["fsdp"]
-        if number % len(feeders) or feeders != list(range(feeders[0], feeders[0] + len(feeders))):
-            raise ConfigError(
-                f"the {len(places)} chips of host {self.processes.rank} do not feed neighbours on mesh.replica x "
-                f"mesh.fsdp: choose a mesh.tensor that divides the chips of a host, or a multiple of them"
-            )
-        return World(feeders[0] // len(feeders), number // len(feeders)), len(feeders)
 
     def _own_chips(self) -> list[int]:
         """The numbers of those that this process drives."""
         if self.chips.described:
             return list(range(self.devices))
-        return [int(name.rpartition(":")[2]) for name in _C._xla_get_runtime_devices()]
+        return [_number(device) for device in _C._xla_get_runtime_devices()]
 
     def problems(self, config: GemmaConfig) -> list[str]:
         job, tensor = self._job, self.mesh.axes["tensor"]
@@ -218,15 +206,9 @@ class Xla:
                 [batch.counts_K, *[torch.zeros_like(batch.counts_K)] * (self.feeders - 1)]
             )
             del tensors["cu_seqlens_N"]  # for kernels of variable length only
-            on_chips = self._to_chips(tensors)
+            on_chips = {name: self._feeders.to_chips(tensor) for name, tensor in tensors.items()}
             on_chips["counts_K"] = on_chips["counts_K"].sum(0)
             yield dataclasses.replace(batch, **_fields(on_chips.items()))
-
-    def _to_chips(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of this host's feeders, as part of those of all hosts."""
-        cut = xs.ShardingSpec(self.mesh.torch_xla, ROWS, minibatch=self.world.size > 1)
-        sent = xm.send_cpu_data_to_device(list(tensors.values()), self.device, input_sharding=cut)
-        return dict(zip(tensors, sent, strict=True))
 
     def release(self, model: Gemma) -> None:
         pass
@@ -298,7 +280,11 @@ def attached() -> Chips:
     attributes = xr.global_runtime_device_attributes()
     if not tpu or any("coords" not in one for one in attributes):
         return Chips(count, tpu=tpu)
-    coordinates = [(one.get("slice_index", 0), *one["coords"]) for one in attributes]
-    order = sorted(range(count), key=lambda chip: (coordinates[chip], chip))
-    sizes = (int(n) + 1 for n in np.array(coordinates).max(0))
-    return Chips(count, tuple(order), tuple(n for n in sizes if n > 1))
+    places = sorted((one.get("slice_index", 0), *one["coords"], _number(str(one["name"]))) for one in attributes)
+    sizes = (int(n) + 1 for n in np.array(places)[:, :-1].max(0))
+    return Chips(count, tuple(chip for *_, chip in places), tuple(n for n in sizes if n > 1))
+
+
+def _number(device: str) -> int:
+    """Of TPU:3, 3."""
+    return int(device.rpartition(":")[2])

@@ -16,15 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from trainer.backend.xla.feeders import ROWS
 from trainer.backend.xla.layers import ScannedBlocks
 from trainer.backend.xla.region import Mesh
-from trainer.backend.xla.sharding import Placement, Spec, placements
+from trainer.backend.xla.sharding import Placement, placements
 from trainer.backend.xla.vocabulary import SharedEmbedding, shared_loss
 from trainer.backend.xla.weights import Weights
 from trainer.model import Gemma
 from trainer.model.attention import Kernel
-
-ROWS: Spec = (("replica", "fsdp"), None)  # of a batch: its rows are cut, whole along positions
 
 
 def spread(model: Gemma, weights: Weights, remat: str, kernel: Kernel) -> dict[str, Placement]:
