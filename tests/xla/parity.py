@@ -66,7 +66,7 @@ class Case:
         job.precision, job.micro_batch, job.remat = "fp32", micro_batch, "none"
         job.data.sequence_length, job.tokens_per_step = self.positions, ROWS * self.positions
         job.optim.z_loss = self.z_loss
-        job.optim.eps = 1e-5  # with less, the sign of what is nothing but rounding decides first updates
+        job.optim.eps = 1e-4  # with less, the sign of what is nothing but rounding decides first updates
         return job
 
 
@@ -74,7 +74,7 @@ LOCAL, GLOBAL = "local", "global"
 UNEVEN = {"vocab_size": 257, "d_model": 50, "d_ff": 37, "num_heads": 3, "num_kv_heads": 1, "head_dim": 6}
 HALVES = {"vocab_size": 258, "d_model": 51, "d_ff": 38, "num_heads": 2, "num_kv_heads": 2, "head_dim": 6}
 CASES = {
-    # Layers are 3 of a pattern of 1, 5 of 2 and 8 of 6 where nothing else is said; key heads 1, 2, 2.
+    # Where nothing else is said, layers are 3 of a pattern of 1, and 5 of 2; key heads 1, 2, 2.
     "gemma1 on 1x4x1": Case(1, (1, 4, 1)),
     "gemma1 on 2x2x1, one layer": Case(1, (2, 2, 1), micro_batch=1, model={"num_layers": 1}),
     "gemma1 on 1x2x2": Case(1, (1, 2, 2), micro_batch=4, remat="none", z_loss=1e-2),
@@ -82,21 +82,21 @@ CASES = {
     "gemma1 on 4x1x1, 2 passes": Case(1, (4, 1, 1), micro_batch=1),
     "gemma2 on 1x4x1, 5 layers of 2, 2 passes": Case(2, (1, 4, 1), micro_batch=1),
     "gemma2 on 2x2x1, 5 layers of 2": Case(2, (2, 2, 1), remat="selective", z_loss=1e-2),
-    "gemma2 on 1x2x2, 2 passes": Case(2, (1, 2, 2), remat="none"),
+    "gemma2 on 1x2x2, 2 passes": Case(2, (1, 2, 2), remat="none", model={"num_layers": 3}),
     "gemma2 on 1x1x4": Case(2, (1, 1, 4), micro_batch=8, model={"num_kv_heads": 4, "num_layers": 2}),
-    "gemma2 on 4x1x1": Case(2, (4, 1, 1), remat="none", model={"num_layers": 4}),
-    "gemma3 on 1x4x1, 8 layers of 6": Case(3, (1, 4, 1)),
+    "gemma2 on 4x1x1": Case(2, (4, 1, 1), remat="none", model={"num_layers": 2}),
+    "gemma3 on 1x4x1, 7 layers of 6": Case(3, (1, 4, 1), model={"num_layers": 7}),
     "gemma3 on 2x2x1, 5 layers of 3, 2 passes": Case(
         3, (2, 2, 1), micro_batch=1, remat="selective", model={"num_layers": 5, "pattern": (LOCAL, LOCAL, GLOBAL)}
     ),
     "gemma3 on 1x2x2, 2 layers of 6": Case(3, (1, 2, 2), micro_batch=4, model={"num_layers": 2}),
     "gemma3 on 1x1x4, 2 passes": Case(
-        3, (1, 1, 4), micro_batch=4, remat="selective", model={"num_layers": 3, "num_kv_heads": 1}
+        3, (1, 1, 4), micro_batch=4, remat="selective", model={"num_layers": 2, "num_kv_heads": 1}
     ),
     "gemma3 on 4x1x1, one layer of 6": Case(3, (4, 1, 1), remat="none", model={"num_layers": 1}),
     # No dimension that a mesh cuts is a multiple of its chips.
     "gemma2 on 1x4x1, uneven": Case(2, (1, 4, 1), model=UNEVEN | {"num_layers": 3}),
-    "gemma3 on 1x2x2, uneven, 2 passes": Case(3, (1, 2, 2), z_loss=1e-2, model=HALVES | {"num_layers": 7}),
+    "gemma3 on 1x2x2, uneven, 2 passes": Case(3, (1, 2, 2), z_loss=1e-2, model=HALVES | {"num_layers": 3, "pattern": (LOCAL, GLOBAL)}),
     # Of 5 rows on 4 chips the last has none, of 2 only half of them have one.
     "gemma1 on 1x4x1, chips without rows": Case(
         1, (1, 4, 1), remat="selective", model={"d_ff": 5, "head_dim": 2, "num_layers": 2}
