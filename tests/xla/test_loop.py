@@ -47,7 +47,9 @@ def test_each_shape_is_compiled_once(watched: Watched) -> None:
     steps = watched.calls("train_step")
     assert len(steps) == STEPS
     compilations = [watched.log[at][3] - watched.log[at][2] for at in steps]
-    assert compilations == [int(step in (1, RAMP)) for step in range(1, STEPS + 1)]
+    first = compilations.pop(0)  # with what was done before: averages start as the parameters
+    assert first == 2
+    assert compilations == [int(step == RAMP) for step in range(2, STEPS + 1)]
 
 
 def test_nothing_is_compiled_once_everything_has_happened(watched: Watched) -> None:
@@ -91,9 +93,5 @@ def test_parameters_moments_and_averages_are_changed_in_place(watched: Watched) 
             headers.append(file.readline())
     steps, kept = headers[:2], 4 * PARAMETERS  # parameters, two moments and the number of updates of each
     for header in steps:
-        aliased = alias(header)
-        assert set(aliased) >= set(range(kept)), sorted(set(range(kept)) - set(aliased))
-        assert len(set(aliased.values())) == len(aliased)
-    averages = [alias(header) for header in headers[2:] if len(alias(header)) == PARAMETERS]
-    assert averages
-    assert all(set(one) == set(range(PARAMETERS)) for one in averages)
+        assert len(alias(header)) == kept  # of all outputs but the metrics, which are new
+    assert [len(alias(header)) for header in headers[2:] if len(alias(header)) > 1] == [PARAMETERS]  # averages

@@ -121,8 +121,9 @@ def test_logits_never_exist(mesh: tuple[int, int, int]) -> None:
     assert tokens * words // mesh[2] >= 4 * LOGITS
 
 
-def test_parameters_and_moments_are_given_up_to_the_outputs_that_replace_them() -> None:
-    step = traced()
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_parameters_and_moments_are_given_up_to_the_outputs_that_replace_them(micro_batches: int) -> None:
+    step = traced(micro_batches=micro_batches)
     parameters = 2 + 13  # embedding, last norm, and those of a layer
     assert len(step.donated) == 4 * parameters  # themselves, two moments and the number of updates
     assert len(set(step.donated.values())) == len(step.donated)

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch_xla
 import torch_xla.debug.metrics as counted
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,15 +38,20 @@ def copied() -> int:
     return int(found[0]) if found else 0
 
 
+def identity(tensor: Tensor) -> int:
+    """The same for every name that torch has of it."""
+    return int(torch_xla._XLAC._xla_get_tensor_id(tensor))
+
+
 class Copies(TorchDispatchMode):
     """Every operation that makes something on the host of something on the chips."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         inside = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.device.type == "xla"]
-        outside = [x for x in tree_leaves(made) if not isinstance(x, Tensor) or x.device.type == "cpu"]
-        if inside and outside and not (isinstance(made, torch.device | torch.dtype)):
-            of = [[name, number] for tensor, name, number in MADE if any(tensor is x for x in inside)]
+        on_host = [x for x in tree_leaves(made) if isinstance(x, float | int) or (isinstance(x, Tensor) and x.is_cpu)]
+        if inside and on_host:
+            of = [[name, number] for tensor, name, number in MADE if any(identity(tensor) == identity(x) for x in inside)]
             LOG.append(of[0] if of else [str(func), 0])
         return made
 

@@ -196,7 +196,7 @@ class Xla:
             self.mesh.mark(torch.stack([getattr(batch, name) for batch in batches]), (None, *ROWS)) for name in names
         ]
         begin = [torch.zeros((), device=self.device), *zeros]
-        (loss, *sums), _ = scan(one_batch, begin, stacked, [], 1, len(batches))
+        (loss, *sums), _ = scan(one_batch, begin, stacked, [], 1, len(batches), reads=parameters)
         for parameter, gradient in zip(parameters, sums, strict=True):
             parameter.grad = gradient
         return loss
