@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Case:
 
 
 LOCAL, GLOBAL = "local", "global"
+TWO = {"num_layers": 3, "pattern": (LOCAL, GLOBAL)}
 UNEVEN = {"vocab_size": 257, "d_model": 50, "d_ff": 37, "num_heads": 3, "num_kv_heads": 1, "head_dim": 6}
 HALVES = {"vocab_size": 258, "d_model": 51, "d_ff": 38, "num_heads": 2, "num_kv_heads": 2, "head_dim": 6}
 CASES = {
@@ -96,7 +98,7 @@ CASES = {
     "gemma3 on 4x1x1, one layer of 6": Case(3, (4, 1, 1), remat="none", model={"num_layers": 1}),
     # No dimension that a mesh cuts is a multiple of its chips.
     "gemma2 on 1x4x1, uneven": Case(2, (1, 4, 1), model=UNEVEN | {"num_layers": 3}),
-    "gemma3 on 1x2x2, uneven, 2 passes": Case(3, (1, 2, 2), z_loss=1e-2, model=HALVES | {"num_layers": 3, "pattern": (LOCAL, GLOBAL)}),
+    "gemma3 on 1x2x2, uneven, 2 passes": Case(3, (1, 2, 2), z_loss=1e-2, model=HALVES | TWO),
     # Of 5 rows on 4 chips the last has none, of 2 only half of them have one.
     "gemma1 on 1x4x1, chips without rows": Case(
         1, (1, 4, 1), remat="selective", model={"d_ff": 5, "head_dim": 2, "num_layers": 2}
@@ -121,7 +123,7 @@ def batch_of(step: int, rows: slice, S: int) -> Batch:
             ends = [0]
         if row == (step + 3) % ROWS:
             ends = [0, S]
-        for number, (start, stop) in enumerate(zip(ends, ends[1:], strict=False), 1):
+        for number, (start, stop) in enumerate(pairwise(ends), 1):
             segments_BS[row, start:stop] = number
             positions_BS[row, start:stop] = torch.arange(stop - start)
     counted_BS = torch.rand(ROWS, S, generator=draw) < 0.9

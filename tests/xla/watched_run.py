@@ -1,4 +1,4 @@
-"""Trains, and writes down what is compiled and what is copied to the host between the programs that the chips are given.
+"""Trains, and writes down what is compiled and copied to the host between the programs that the chips are given.
 
     python -m tests.xla.watched_run OUTPUT train OVERRIDE...
 
@@ -51,7 +51,9 @@ class Copies(TorchDispatchMode):
         inside = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.device.type == "xla"]
         on_host = [x for x in tree_leaves(made) if isinstance(x, float | int) or (isinstance(x, Tensor) and x.is_cpu)]
         if inside and on_host:
-            of = [[name, number] for tensor, name, number in MADE if any(identity(tensor) == identity(x) for x in inside)]
+            of = [
+                [name, number] for tensor, name, number in MADE if any(identity(tensor) == identity(x) for x in inside)
+            ]
             LOG.append(of[0] if of else [str(func), 0])
         return made
 

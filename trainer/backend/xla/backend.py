@@ -79,11 +79,13 @@ class Xla:
         problems = check_mesh_size(job, self.devices, "the number of chips") or check_rows(job, self.devices)
         if problems:
             raise ConfigError("\n".join(problems))
+        axes = schema.axes(job, self.devices)
+        if axes["context"] != 1:
+            raise ConfigError(f"mesh.context={axes['context']} does not run on XLA: use mesh.tensor for long rows")
         self.device = torch_xla.device()
         self.processes = World(0, 1) if self.chips.described else World(xr.process_index(), xr.process_count())
         if self.processes.size > 1:
             dist.init_process_group("gloo", init_method="xla://")
-        axes = schema.axes(job, self.devices)
         self.mesh = Mesh({axis: axes[axis] for axis in AXES}, self.chips.torus, self.chips.order)
         self.world, self.feeders = self._readers()
         self._placed: dict[str, Placement] = {}
@@ -114,8 +116,6 @@ class Xla:
             )
         if job.optim.name != "adamw":
             found.append(f"optim.name={job.optim.name} does not run on XLA: use optim.name=adamw")
-        if job.mesh.context != 1:
-            found.append(f"mesh.context={job.mesh.context} does not run on XLA: use mesh.tensor for long rows")
         if self.kernel() == "splash":
             heads = config.num_heads // tensor
             found += splash.problems(
