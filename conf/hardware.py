@@ -128,6 +128,7 @@ SLICES = {
     "v5p": Slices(V5P, 2, (*_SMALL_3D, *range(_CUBE, 6144 + 1, _CUBE)), 50e9 / 8),
     "v6e": Slices(V6E, 1, _2D, 25.6e12 / 8 / 256),
 }
+TPU_TYPES = {"v4": V4, "v5litepod": V5E, "v5p": V5P, "v6e": V6E}  # as a TPU names itself
 _SLICE = re.compile(rf"({'|'.join(SLICES)})-(\d+)")
 
 

@@ -86,6 +86,7 @@ CASES = {
     "gemma2 on 2x2x1, 5 layers of 2": Case(2, (2, 2, 1), remat="selective", z_loss=1e-2),
     "gemma2 on 1x2x2, 2 passes": Case(2, (1, 2, 2), remat="none", model={"num_layers": 3}),
     "gemma2 on 1x1x4": Case(2, (1, 1, 4), micro_batch=8, model={"num_kv_heads": 4, "num_layers": 2}),
+    "gemma3 on 1x1x4, 2 key heads": Case(3, (1, 1, 4), micro_batch=8, model={"num_layers": 2}),
     "gemma2 on 4x1x1": Case(2, (4, 1, 1), remat="none", model={"num_layers": 2}),
     "gemma3 on 1x4x1, 7 layers of 6": Case(3, (1, 4, 1), model={"num_layers": 7}),
     "gemma3 on 2x2x1, 5 layers of 3, 2 passes": Case(

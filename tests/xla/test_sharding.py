@@ -13,28 +13,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.exits import ConfigError
+from tests.trainer.twins import config_of
 from trainer.backend.xla.region import Mesh, _overlap
 from trainer.backend.xla.sharding import RULES, Cut, Placement, layer_names, numbers, placements
 from trainer.model import Gemma
 
 pytestmark = pytest.mark.xla
 
+CONFIG = config_of(3)  # 8 layers, 2 key heads
 AXES = {"replica": 1, "fsdp": 4, "tensor": 2}
 sizes = st.integers(1, 4)
 
 
 def shapes() -> list[tuple[str, tuple[int, ...]]]:
     """Of a Gemma, as `spread` gives them."""
-    from tests.trainer.twins import config_of
-
     with torch.device("meta"):
-        model = Gemma(config_of(3))
+        model = Gemma(CONFIG)
     outside = [(name, tuple(p.shape)) for name, p in model.named_parameters() if not name.startswith("blocks.")]
     return outside + [(f"blocks.{name}", tuple(p.shape)) for name, p in model.blocks[0].named_parameters()]
 
 
 def test_every_parameter_has_a_rule_and_every_rule_a_parameter() -> None:
-    placed = placements(shapes(), 8, AXES, True)
+    placed = placements(shapes(), CONFIG, AXES)
     assert [(name, one.shape) for name, one in placed.items()] == shapes()
     for name, one in placed.items():
         assert (one.cut.fsdp is None) == name.endswith("norm.weight")  # no matrix is whole on every chip
@@ -43,24 +43,25 @@ def test_every_parameter_has_a_rule_and_every_rule_a_parameter() -> None:
 
 def test_a_parameter_without_a_rule_is_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("how blocks.attention.bias of shape (48,) is sharded")):
-        placements([*shapes(), ("blocks.attention.bias", (48,))], 8, AXES, True)
+        placements([*shapes(), ("blocks.attention.bias", (48,))], CONFIG, AXES)
 
 
 def test_a_rule_without_a_parameter_is_refused() -> None:
     without = [(name, shape) for name, shape in shapes() if name != "blocks.attention.o.weight"]
     with pytest.raises(ConfigError) as error:
-        placements(without, 8, AXES, True)
+        placements(without, CONFIG, AXES)
     (pattern,) = [pattern for pattern, _ in RULES if "attention" in pattern and "o" in pattern.split(".")[-2]]
     assert str(error.value).endswith(f"match no parameter: {pattern}")
 
 
-def test_key_heads_that_the_tensor_axis_does_not_divide_are_whole() -> None:
-    shared, own = (placements(shapes(), 8, AXES, divided) for divided in (False, True))
-    for name in ("blocks.attention.k.weight", "blocks.attention.v.weight"):
-        assert shared[name].cut == Cut(tensor=None, fsdp=0)
-        assert own[name].cut == Cut(tensor=0, fsdp=0)
-    same = shared.keys() - {"blocks.attention.k.weight", "blocks.attention.v.weight"}
-    assert all(shared[name] == own[name] for name in same)
+@pytest.mark.parametrize(("tensor", "read"), [(4, CONFIG.head_dim), (8, CONFIG.head_dim)])
+def test_key_heads_that_the_tensor_axis_does_not_divide_are_whole(tensor: int, read: int) -> None:
+    shared, own = (placements(shapes(), CONFIG, AXES | {"tensor": axis}) for axis in (tensor, 2))
+    keys = {"blocks.attention.k.weight", "blocks.attention.v.weight"}
+    for name in keys:
+        assert (shared[name].cut, shared[name].read) == (Cut(tensor=None, fsdp=0), read)
+        assert (own[name].cut, own[name].read) == (Cut(tensor=0, fsdp=0), None)
+    assert all(shared[name].cut == own[name].cut for name in shared.keys() - keys)
 
 
 @st.composite

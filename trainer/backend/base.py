@@ -84,8 +84,8 @@ class Backend(Protocol):
     def barrier(self) -> None:
         """Wait until every process is here."""
 
-    def memory_bytes(self) -> int:
-        """Most memory this process has held: of the device, or resident where the device is the host."""
+    def memory_bytes(self) -> int | None:
+        """Most memory this process has held: of the device, or resident where the device is the host; None: unknown."""
 
     def peak_flops(self) -> float | None:
         """Peak FLOP/s of one device in the compute precision; None where it is not known."""

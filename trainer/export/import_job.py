@@ -76,7 +76,9 @@ def import_weights(job: schema.Job) -> int:
 
 def commit(job: schema.Job, directory: Path, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
     """Save the weights as step 0. Raises DataError where the disk does not take them."""
-    backend, step = choose(job), directory / checkpoint.step_name(0)
+    # Nothing is computed: one process writes, whatever the job that will train is to run on.
+    alone = dataclasses.replace(job, backend=schema.Backend("cpu"), mesh=schema.Mesh())
+    backend, step = choose(alone), directory / checkpoint.step_name(0)
     attempt = f"import-{len(list(step.glob('import-*'))) + 1}"  # a name that no try had which was cut short
     try:
         named = {f"model.{name}": tensor for name, tensor in weights.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,31 +14,33 @@ import torch
 import torch.distributed as dist
 import torch_xla
 import torch_xla.core.xla_builder as xb
-import torch_xla.core.xla_model as xm
-import torch_xla.distributed.spmd as xs
 import torch_xla.runtime as xr
 from torch import Tensor
+from torch_xla._internal import tpu
 
 from conf import schema
 from conf.check import check_mesh_size, check_rows
 from conf.exits import ConfigError
+from conf.hardware import TPU_TYPES, tpu_chips
 from data_pipeline.batch import Batch
 from trainer.backend import splash
 from trainer.backend.base import Compiled, Groups, World
 from trainer.backend.xla.adamw import AdamW
 from trainer.backend.xla.attention import run_program, splash_kernel
-from trainer.backend.xla.layers import Weights
+from trainer.backend.xla.feeders import ROWS, Feeders
 from trainer.backend.xla.program import Program
 from trainer.backend.xla.region import Mesh
 from trainer.backend.xla.scan import scan
 from trainer.backend.xla.sharding import Placement, Spec
-from trainer.backend.xla.spread import ROWS, spread
+from trainer.backend.xla.spread import spread
 from trainer.backend.xla.state import Stored
+from trainer.backend.xla.weights import Weights
 from trainer.model import Gemma, GemmaConfig
 from trainer.model.config import tensor_problems
 from trainer.model.kernels import reference
 from trainer.sharded import Parted
 
+PORT = 29400  # of the first host, where processes meet; torchrun's
 AXES = ("replica", "fsdp", "tensor")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _C = torch_xla._XLAC
@@ -72,7 +75,9 @@ class Xla:
 
         Raises ConfigError where the mesh or the batch does not fit the chips.
         """
-        start_runtime()
+        os.environ.setdefault("PJRT_DEVICE", "TPU" if tpu_chips() else "CPU")
+        on_chips = os.environ["PJRT_DEVICE"] == "TPU" and chips is None
+        start_runtime(job.backend.cache if on_chips else None)
         self._job = job
         self.chips = attached() if chips is None else chips
         self.devices = self.chips.count
@@ -85,35 +90,27 @@ class Xla:
         self.device = torch_xla.device()
         self.processes = World(0, 1) if self.chips.described else World(xr.process_index(), xr.process_count())
         if self.processes.size > 1:
-            dist.init_process_group("gloo", init_method="xla://")
+            dist.init_process_group(
+                "gloo", init_method=meeting_point(), rank=self.processes.rank, world_size=self.processes.size
+            )
         self.mesh = Mesh({axis: axes[axis] for axis in AXES}, self.chips.torus, self.chips.order)
-        self.world, self.feeders = self._readers()
+        self._feeders = Feeders(self.mesh, self._own_chips(), self.processes)
+        self.world, self.feeders = self._feeders.world, len(self._feeders.here)
         self._placed: dict[str, Placement] = {}
         self.kept: list[Tensor] = []  # parameters and what lies beside them: what a step changes
         self._of: dict[int, str] = {}  # by the identity of a parameter, its name
 
-    def _readers(self) -> tuple[World, int]:
-        """Who reads rows, and for how many feeders. Chips of the tensor axis share one, whichever host has them."""
-        own = self.devices // self.processes.size  # chips are numbered host by host
-        places = [self.mesh.place(self.processes.rank * own + chip) for chip in range(own)]
-        feeders = sorted({place["replica"] * self.mesh.axes["fsdp"] + place["fsdp"] for place in places})
-        number = self.mesh.axes["replica"] * self.mesh.axes["fsdp"]
-        if number % len(feeders) or feeders != list(range(feeders[0], feeders[0] + len(feeders))):
-            raise ConfigError(
-                f"the {len(places)} chips of host {self.processes.rank} do not feed neighbours on mesh.replica x "
-                f"mesh.fsdp: choose a mesh.tensor that divides the chips of a host, or a multiple of them"
-            )
-        return World(feeders[0] // len(feeders), number // len(feeders)), len(feeders)
+    def _own_chips(self) -> list[int]:
+        """The numbers of those that this process drives."""
+        if self.chips.described:
+            return list(range(self.devices))
+        return [_number(device) for device in _C._xla_get_runtime_devices()]
 
     def problems(self, config: GemmaConfig) -> list[str]:
         job, tensor = self._job, self.mesh.axes["tensor"]
         found = tensor_problems(config, tensor)
         if config.vocab_size % tensor:
             found.append(f"the vocabulary of {config.vocab_size} words is not a multiple of mesh.tensor={tensor}")
-        if config.num_kv_heads % tensor and config.num_kv_heads > 1:
-            found.append(
-                f"mesh.tensor={tensor} on XLA needs model.num_kv_heads={config.num_kv_heads} to be 1 or a multiple"
-            )
         if job.optim.name != "adamw":
             found.append(f"optim.name={job.optim.name} does not run on XLA: use optim.name=adamw")
         if self.kernel() == "splash":
@@ -209,15 +206,9 @@ class Xla:
                 [batch.counts_K, *[torch.zeros_like(batch.counts_K)] * (self.feeders - 1)]
             )
             del tensors["cu_seqlens_N"]  # for kernels of variable length only
-            on_chips = self._to_chips(tensors)
+            on_chips = {name: self._feeders.to_chips(tensor) for name, tensor in tensors.items()}
             on_chips["counts_K"] = on_chips["counts_K"].sum(0)
             yield dataclasses.replace(batch, **_fields(on_chips.items()))
-
-    def _to_chips(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of this host's feeders, as part of those of all hosts."""
-        cut = xs.ShardingSpec(self.mesh.torch_xla, ROWS, minibatch=self.world.size > 1)
-        sent = xm.send_cpu_data_to_device(list(tensors.values()), self.device, input_sharding=cut)
-        return dict(zip(tensors, sent, strict=True))
 
     def release(self, model: Gemma) -> None:
         pass
@@ -235,14 +226,17 @@ class Xla:
         if self.processes.size > 1:
             dist.barrier()
 
-    def memory_bytes(self) -> int:
+    def memory_bytes(self) -> int | None:
         if self.chips.tpu:
-            return int(xm.get_memory_info(self.device)["peak_bytes_used"])
+            return None  # torch_xla 2.9 tells none of devices that one program spans; `tpu-info` shows it
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
     def peak_flops(self) -> float | None:
-        return None
+        if not self.chips.tpu or self._job.precision != "bf16":
+            return None
+        chip = TPU_TYPES.get(tpu.get_tpu_type())
+        return None if chip is None else chip.bf16_flops
 
     def close(self) -> None:
         if dist.is_initialized():
@@ -258,13 +252,26 @@ def _fields(named: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
     return dict(named)
 
 
-def start_runtime() -> None:
-    """Say to torch_xla, once and before anything asks for a device, how programs are to be made."""
+def start_runtime(cache: str | None) -> None:
+    """Say to torch_xla, before anything asks for a device, how programs are to be made, and where they are kept."""
+    if cache is not None and "XLA_PERSISTENT_CACHE_PATH" not in os.environ:
+        xr.initialize_cache(str(Path(cache).expanduser()))
     xr.use_spmd()
     # Numbers become part of a program: as inputs they would lie on the device, which no manual region can hold.
     _C._set_xla_handle_special_scalars(True)
     _C._set_xla_all_numbers_special_scalars(True)
     xr.global_runtime_device_count()  # autograd must know the devices before the first backward pass of any device
+
+
+def meeting_point() -> str:
+    """Where the processes of all hosts find each other, as torch.distributed wants it: at the host of the first.
+
+    MASTER_ADDR says where that is, else MEGASCALE_COORDINATOR_ADDRESS, which every host of several slices has, else the
+    TPU's own metadata.
+    """
+    coordinator = os.environ.get("MEGASCALE_COORDINATOR_ADDRESS", "").rpartition(":")
+    host = os.environ.get("MASTER_ADDR") or coordinator[0] or coordinator[2] or tpu.discover_master_worker_ip()
+    return f"tcp://{host}:{os.environ.get('MASTER_PORT', PORT)}"
 
 
 def attached() -> Chips:
@@ -273,7 +280,11 @@ def attached() -> Chips:
     attributes = xr.global_runtime_device_attributes()
     if not tpu or any("coords" not in one for one in attributes):
         return Chips(count, tpu=tpu)
-    coordinates = [(one.get("slice_index", 0), *one["coords"]) for one in attributes]
-    order = sorted(range(count), key=lambda chip: (coordinates[chip], chip))
-    sizes = (int(n) + 1 for n in np.array(coordinates).max(0))
-    return Chips(count, tuple(order), tuple(n for n in sizes if n > 1))
+    places = sorted((one.get("slice_index", 0), *one["coords"], _number(str(one["name"]))) for one in attributes)
+    sizes = (int(n) + 1 for n in np.array(places)[:, :-1].max(0))
+    return Chips(count, tuple(chip for *_, chip in places), tuple(n for n in sizes if n > 1))
+
+
+def _number(device: str) -> int:
+    """Of TPU:3, 3."""
+    return int(device.rpartition(":")[2])

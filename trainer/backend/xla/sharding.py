@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from conf.exits import ConfigError
+from trainer.model import GemmaConfig
 
 Spec = tuple[str | tuple[str, ...] | None, ...]  # of each dimension the axis, or axes outermost first, that cut it
 
@@ -38,6 +39,9 @@ RULES = (
 )
 
 
+KEYS = r"blocks\.attention\.(k|v)\.weight"
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where the numbers of one parameter lie.
@@ -47,6 +51,8 @@ class Placement:
     cut     dimensions of `shape` that are cut
     tensor  chips of the tensor axis
     fsdp    chips of the fsdp axis
+    read    rows, of those that the tensor axis leaves, that a chip computes with: those of one of several key heads
+            that chips share; None: all
     """
 
     shape: tuple[int, ...]
@@ -54,6 +60,7 @@ class Placement:
     cut: Cut
     tensor: int
     fsdp: int
+    read: int | None = None
 
     @property
     def part(self) -> tuple[int, ...]:
@@ -103,12 +110,12 @@ class Placement:
 
 
 def placements(
-    shapes: Iterable[tuple[str, tuple[int, ...]]], layers: int, axes: dict[str, int], own_key_heads: bool
+    shapes: Iterable[tuple[str, tuple[int, ...]]], config: GemmaConfig, axes: dict[str, int]
 ) -> dict[str, Placement]:
     """The placement of each parameter, from names and shapes, those of blocks given once for all layers.
 
-    `own_key_heads` says whether the tensor axis divides the key heads. Raises ConfigError where a parameter has no
-    rule, or a rule no parameter: a new or renamed one must not end up whole on every chip, unnoticed.
+    Raises ConfigError where a parameter has no rule, or a rule no parameter: a new or renamed one must not end up whole
+    on every chip, unnoticed.
     """
     found: dict[str, Placement] = {}
     used: set[str] = set()
@@ -118,11 +125,11 @@ def placements(
             raise ConfigError(f"no rule in trainer/backend/xla/sharding.py says how {name} of shape {shape} is sharded")
         pattern, cut = rule
         used.add(pattern)
-        if not own_key_heads and re.fullmatch(r".*attention\.(k|v)\.weight", name):
-            cut = Cut(tensor=None, fsdp=cut.fsdp)
-        found[name] = Placement(
-            shape, layers if name.startswith("blocks.") else None, cut, axes["tensor"], axes["fsdp"]
-        )
+        read = None
+        if config.num_kv_heads % axes["tensor"] and re.fullmatch(KEYS, name):  # several chips read one key head
+            cut, read = Cut(tensor=None, fsdp=cut.fsdp), config.head_dim if config.num_kv_heads > 1 else None
+        layers = config.num_layers if name.startswith("blocks.") else None
+        found[name] = Placement(shape, layers, cut, axes["tensor"], axes["fsdp"], read)
     if unused := [pattern for pattern, _ in RULES if pattern not in used]:
         raise ConfigError(f"rules of trainer/backend/xla/sharding.py that match no parameter: {', '.join(unused)}")
     return found

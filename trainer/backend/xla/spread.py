@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainer.backend.xla.layers import ScannedBlocks, Weights
+from trainer.backend.xla.feeders import ROWS
+from trainer.backend.xla.layers import ScannedBlocks
 from trainer.backend.xla.region import Mesh
-from trainer.backend.xla.sharding import Placement, Spec, placements
+from trainer.backend.xla.sharding import Placement, placements
 from trainer.backend.xla.vocabulary import SharedEmbedding, shared_loss
+from trainer.backend.xla.weights import Weights
 from trainer.model import Gemma
 from trainer.model.attention import Kernel
-
-ROWS: Spec = (("replica", "fsdp"), None)  # of a batch: its rows are cut, whole along positions
 
 
 def spread(model: Gemma, weights: Weights, remat: str, kernel: Kernel) -> dict[str, Placement]:
@@ -34,8 +34,7 @@ def spread(model: Gemma, weights: Weights, remat: str, kernel: Kernel) -> dict[s
     config, mesh = model.config, weights.mesh
     shapes = [(name, tuple(p.shape)) for name, p in model.named_parameters() if not name.startswith("blocks.")]
     shapes += [(f"blocks.{name}", tuple(p.shape)) for name, p in model.blocks[0].named_parameters()]
-    own_key_heads = config.num_kv_heads % mesh.axes["tensor"] == 0
-    placed = placements(shapes, config.num_layers, mesh.axes, own_key_heads)
+    placed = placements(shapes, config, mesh.axes)
     model.kernel = kernel
     embedding = SharedEmbedding(placed["embedding.weight"], weights)
     model.embedding = embedding  # type: ignore[assignment]
@@ -90,15 +89,18 @@ class _Region:
         shards = [mesh.enter(p, placed[name].spec) for name, p in zip(names, parameters, strict=True)]
         with torch.set_grad_enabled(grad):
             leaves = [shard.detach().requires_grad_(grad) for shard in shards]
-            embedding = self._inside.embedding
+            embedding, blocks = self._inside.embedding, self._inside.blocks
             assert isinstance(embedding, SharedEmbedding)
+            assert isinstance(blocks, ScannedBlocks)
             if mesh.axes["tensor"] > 1:
-                words = torch.arange(mesh.axes["tensor"], dtype=torch.int32, device=rows[0].device)
-                words = words * embedding.placement.part[0]
-                embedding.first_word = mesh.enter(words, ("tensor",)).squeeze(0)
+                place = torch.arange(mesh.axes["tensor"], dtype=torch.int32, device=rows[0].device)
+                embedding.first_word = mesh.enter(place * embedding.placement.part[0], ("tensor",)).squeeze(0)
+                config = self._inside.config
+                heads = place * config.num_kv_heads // mesh.axes["tensor"]
+                blocks.first_key = mesh.enter(heads * config.head_dim, ("tensor",)).squeeze(0)
             given = {name: self._whole_norm(name, leaf) for name, leaf in zip(names, leaves, strict=True)}
             loss = functional_call(self._inside, given, tuple(rows), {"z_loss": z_loss})
-            embedding.first_word = None
+            embedding.first_word = blocks.first_key = None
             gradients = list(torch.autograd.grad(loss, leaves)) if grad else []
         finished = [
             mesh.leave(self._finish(name, g), placed[name].spec) for name, g in zip(names, gradients, strict=False)

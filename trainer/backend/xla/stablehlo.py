@@ -57,3 +57,11 @@ def slice_at(x: Tensor, start: Tensor, dim: int, size: int) -> Tensor:
     names = ", ".join(f"%{n}" for n in range(1 + x.ndim))
     operation = f'"stablehlo.dynamic_slice"({names}) <{{slice_sizes = array<i64: {", ".join(map(str, sizes))}>}}>'
     return call("slice_at", operation, [x, *starts], sizes, x.dtype)
+
+
+def update_at(x: Tensor, part: Tensor, start: Tensor, dim: int) -> Tensor:
+    """x with a part in place of what is there along a dimension, from a place on that is a number on the device."""
+    zero = torch.zeros((), dtype=start.dtype, device=start.device)
+    starts = [start if at == dim else zero for at in range(x.ndim)]
+    names = ", ".join(f"%{n}" for n in range(2 + x.ndim))
+    return call("update_at", f'"stablehlo.dynamic_update_slice"({names})', [x, part, *starts], x.shape, x.dtype)

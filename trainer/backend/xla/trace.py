@@ -1,4 +1,4 @@
-"""The training step of a job as a program, for chips that are not attached and without weights: for a plan to compile."""
+"""The training step of a job as a program, for chips that are not attached and without weights: what a plan needs."""
 
 from __future__ import annotations
 
@@ -74,5 +74,8 @@ def _nothing(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def _text(module: bytes) -> str:
     from jax._src.lib import xla_client  # reads the module; no device of JAX is touched
 
-    text: str = xla_client.XlaComputation(module).as_hlo_text(True)
+    options = xla_client._xla.HloPrintOptions()
+    options.print_large_constants = True
+    options.print_backend_config = True  # the kernels of splash attention
+    text: str = xla_client.XlaComputation(module).get_hlo_module().to_string(options)
     return text

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer.backend.xla.collectives import all_gather, all_reduce, gathered, scattered
-from trainer.backend.xla.layers import Weights
 from trainer.backend.xla.scan import scan
 from trainer.backend.xla.sharding import Placement
 from trainer.backend.xla.stablehlo import product, slice_at
+from trainer.backend.xla.weights import Weights
 
 LOGITS = 2**26  # of a chunk, at most: 0.25 GiB in float32
 GRADIENT = 2**27  # numbers of the embedding's gradient that are summed over positions at a time
