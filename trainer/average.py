@@ -29,7 +29,8 @@ class Average:
     def start(self, model: Gemma) -> None:
         """Begin with the parameters as they are."""
         for name, parameter in model.named_parameters():
-            self.tensors[bare_name(name)].copy_(parameter)
+            # A product, as XLA would let a mere copy share the parameter's memory, which could then not be reused.
+            self.tensors[bare_name(name)].copy_(parameter * 1)
 
     def share(self, step: int) -> Tensor:
         """How far the average moves towards the parameters after update number `step`, [1] on the host."""

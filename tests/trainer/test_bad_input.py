@@ -30,6 +30,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-
             r"the tokenizer has 512 pieces but tiny has 384 embedding rows .*set model\.vocab_size=512",
         ),
         ("backend=cuda", r"torch finds no GPU here: .*use backend=cpu"),
+        ("backend=xla", r"torch_xla is not installed here: use the environment that `make setup-tpu` makes"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(inside, lab, change: str, message: str) -> None:

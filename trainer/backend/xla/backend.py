@@ -84,13 +84,15 @@ class Xla:
         problems = check_mesh_size(job, self.devices, "the number of chips") or check_rows(job, self.devices)
         if problems:
             raise ConfigError("\n".join(problems))
+        axes = schema.axes(job, self.devices)
+        if axes["context"] != 1:
+            raise ConfigError(f"mesh.context={axes['context']} does not run on XLA: use mesh.tensor for long rows")
         self.device = torch_xla.device()
         self.processes = World(0, 1) if self.chips.described else World(xr.process_index(), xr.process_count())
         if self.processes.size > 1:
             dist.init_process_group(
                 "gloo", init_method=meeting_point(), rank=self.processes.rank, world_size=self.processes.size
             )
-        axes = schema.axes(job, self.devices)
         self.mesh = Mesh({axis: axes[axis] for axis in AXES}, self.chips.torus, self.chips.order)
         self._feeders = Feeders(self.mesh, self._own_chips(), self.processes)
         self.world, self.feeders = self._feeders.world, len(self._feeders.here)
@@ -111,8 +113,6 @@ class Xla:
             found.append(f"the vocabulary of {config.vocab_size} words is not a multiple of mesh.tensor={tensor}")
         if job.optim.name != "adamw":
             found.append(f"optim.name={job.optim.name} does not run on XLA: use optim.name=adamw")
-        if job.mesh.context != 1:
-            found.append(f"mesh.context={job.mesh.context} does not run on XLA: use mesh.tensor for long rows")
         if self.kernel() == "splash":
             heads = config.num_heads // tensor
             found += splash.problems(
@@ -193,7 +193,7 @@ class Xla:
             self.mesh.mark(torch.stack([getattr(batch, name) for batch in batches]), (None, *ROWS)) for name in names
         ]
         begin = [torch.zeros((), device=self.device), *zeros]
-        (loss, *sums), _ = scan(one_batch, begin, stacked, [], 1, len(batches))
+        (loss, *sums), _ = scan(one_batch, begin, stacked, [], 1, len(batches), reads=parameters)
         for parameter, gradient in zip(parameters, sums, strict=True):
             parameter.grad = gradient
         return loss

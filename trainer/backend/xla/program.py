@@ -76,7 +76,9 @@ def _difference(before: str, now: str) -> str:
 
 def _instructions(program: str) -> Iterator[tuple[str, str]]:
     """Each instruction without names and places, and where it comes from."""
-    for line in program.splitlines()[1:]:  # the first names all inputs and outputs
+    for line in program.splitlines():
+        if " = " not in line:  # the head of a computation, which names all that it takes
+            continue
         source = re.search(r'source_file="([^"]*)" source_line=(\d+)', line)
         operation = re.search(r'op_name="([^"]*)"', line)
         came = f" from {operation[1]}" if operation else ""

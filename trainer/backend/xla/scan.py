@@ -28,6 +28,7 @@ def scan(
     period: int,
     periods: int,
     reverse: bool = False,
+    reads: Sequence[Tensor] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the body once for each period of layers, from the first or, `reverse`, from the last.
 
@@ -35,6 +36,8 @@ def scan(
         carry: what a pass hands to the next; shapes and dtypes stay.
         stacks: [L, ...] with at least periods * period layers; a pass gets slices of its own layers.
         constants: what every pass reads.
+        reads: all that lies on the device and the body reads besides. torch_xla could name it, too, but a tensor that
+            it has named cannot give up its memory any more to the one that takes its place.
 
     Returns:
         the last carry, and the results of all layers, [periods * period, ...] each.
@@ -49,19 +52,14 @@ def scan(
     context.set_name_string("body")
     context.build([*carried, *(t for one in produced for t in one)])
     computation = xb.computation_from_module_proto("body", context.hlo())
-    leaves: dict[int, Tensor] = context.device_parameter_id_tensor_mapping()
-    given = [*fake_carry, *(t for one in fake_slices for t in one), *fake_constants]
-    place: dict[int, int] = {}
-    for at, tensor in enumerate(given):
-        number = context.tensor_parameter_id(tensor)
-        if number != -1:
-            place[number] = at
-            leaves.pop(number, None)
-    outside = list(leaves.items())  # what the body reads and was not given: parameters on the device
-    place |= {number: len(given) + at for at, (number, _) in enumerate(outside)}
+    given = [*fake_carry, *(t for one in fake_slices for t in one), *fake_constants, *reads]
+    numbers = [context.tensor_parameter_id(t) for t in given]
+    place = {number: at for at, number in enumerate(numbers) if number != -1}
+    if sorted(place) != list(range(len(place))):
+        raise RuntimeError("the body of a scan reads a tensor on the device that is not among `reads`")
 
     builder = xb.create_builder("scan")
-    tensors = [*carry, *stacks, *constants, *(t for _, t in outside)]
+    tensors = [*carry, *stacks, *constants, *reads]
     parameters = [xb.mkparam(builder, n, xb.tensor_shape(t)) for n, t in enumerate(tensors)]
     results = [_zeros(builder, (periods * period, *t.shape), t.dtype) for t in produced[0]]
     ends = [1 + len(carry), 1 + len(carry) + len(stacks), 1 + len(carry) + len(stacks) + made]

@@ -139,10 +139,13 @@ class _Loss(torch.autograd.Function):
             if cap is not None:
                 tanh = (values / cap).tanh()
                 values = tanh * cap
-            word = row + start
+            own = row + start
+            word = own + first
             if rows * F > placement.part[0]:
-                values = values.masked_fill(word >= placement.part[0], -torch.inf)
-            return values, word + first, tanh, own_WD
+                filling = own >= placement.part[0]
+                values = values.masked_fill(filling, -torch.inf)
+                word = word.masked_fill(filling, -1)  # else it would be one of the next part of the vocabulary
+            return values, word, tanh, own_WD
 
         def statistics(
             carry: list[Tensor], slices: list[list[Tensor]], constants: list[Tensor]

@@ -78,4 +78,6 @@ class Weights:
         if placement.cut.tensor is None:
             axes += ("tensor",)
         axes = tuple(axis for axis in axes if self.mesh.axes[axis] > 1)
-        return all_reduce(gradient, self.mesh.groups(axes)) if axes else gradient
+        if not axes:
+            return gradient
+        return all_reduce(gradient.to(self.reduce), self.mesh.groups(axes)).to(gradient.dtype)
