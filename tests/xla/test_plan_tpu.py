@@ -154,8 +154,8 @@ def test_what_chips_cannot_share_is_refused_without_a_traceback(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(home))
-    assert main("plan", ["model=gemma2_2b", "hardware=v5e-16", "mesh.tensor=8"]) == 78
-    assert "mesh.tensor=8 on XLA needs model.num_kv_heads=4 to be 1 or a multiple" in capsys.readouterr().err
+    assert main("plan", ["model=gemma2_2b", "model.vocab_size=256001", "hardware=v5e-16", "mesh.tensor=2"]) == 78
+    assert "the vocabulary of 256001 words is not a multiple of mesh.tensor=2" in capsys.readouterr().err
     assert main("plan", ["model=tiny", "hardware=v5e-16", "mesh.replica=24"]) == 78
     assert "a mesh of 24 chips is none of whole slices: hardware=v5e-16 has 16" in capsys.readouterr().err
 
@@ -188,17 +188,20 @@ def test_a_tracer_that_ends_is_told(tmp_path: Path, root: Path) -> None:
     assert "plan.compile=false plans by formulas only" in done.stderr
 
 
-@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize(("tensor", "key_heads"), [(1, 1), (2, 1), (4, 2)])
 @pytest.mark.parametrize("remat", ["none", "selective", "block"])
 @pytest.mark.parametrize("norms", ["gemma_2b", "gemma3_1b"])
-def test_our_count_of_operations_is_that_of_the_traced_program(norms: str, remat: str, tensor: int) -> None:
+def test_our_count_of_operations_is_that_of_the_traced_program(
+    norms: str, remat: str, tensor: int, key_heads: int
+) -> None:
     """Product by product, each as often as its loops run. Splash attention is one opaque call: the plain formula here.
 
-    A vocabulary that the chips do not divide, a window, and layers behind the last whole period of their pattern.
+    Key heads of their own or one that chips share, words that shards do not divide, a window, and layers behind the last
+    whole period of their pattern.
     """
     overrides = [
         f"model={norms}", "model.num_layers=3", "model.d_model=64", "model.d_ff=128", "model.num_heads=4",
-        "model.num_kv_heads=1", "model.head_dim=16", "model.vocab_size=1002", "tokenizer.vocab_size=1000",
+        f"model.num_kv_heads={key_heads}", "model.head_dim=16", f"model.vocab_size={1000 + max(2, tensor)}", "tokenizer.vocab_size=1000",
         f"mesh.tensor={tensor}", "hardware=v5e-4",
         "micro_batch=2", "data.sequence_length=64", f"remat={remat}", "attention=reference", "tokens_per_step=512",
     ]  # fmt: skip
