@@ -196,14 +196,14 @@ def test_our_count_of_operations_is_that_of_the_traced_program(
 ) -> None:
     """Product by product, each as often as its loops run. Splash attention is one opaque call: the plain formula here.
 
-    Key heads of their own or one that chips share, words that shards do not divide, a window, and layers behind the last
-    whole period of their pattern.
+    Key heads of their own or one that chips share, words that shards do not divide, a window, and layers behind the
+    last whole period of their pattern.
     """
     overrides = [
         f"model={norms}", "model.num_layers=3", "model.d_model=64", "model.d_ff=128", "model.num_heads=4",
-        f"model.num_kv_heads={key_heads}", "model.head_dim=16", f"model.vocab_size={1000 + max(2, tensor)}", "tokenizer.vocab_size=1000",
-        f"mesh.tensor={tensor}", "hardware=v5e-4",
-        "micro_batch=2", "data.sequence_length=64", f"remat={remat}", "attention=reference", "tokens_per_step=512",
+        f"model.num_kv_heads={key_heads}", "model.head_dim=16", "tokenizer.vocab_size=1000",
+        f"model.vocab_size={1000 + max(2, tensor)}", f"mesh.tensor={tensor}", "hardware=v5e-4", "micro_batch=2",
+        "data.sequence_length=64", f"remat={remat}", "attention=reference", "tokens_per_step=512",
     ]  # fmt: skip
     job = on_hardware(compose("plan", overrides))
     plan = plan_of(job)
