@@ -107,7 +107,7 @@ CASES = {
     # The kernel of TPUs, as plain operations.
     "gemma2 on 1x2x2, splash": Case(
         2, (1, 2, 2), positions=128, attention="splash", remat="selective", steps=4,
-        model={"num_layers": 3, "head_dim": 128, "window": 40},
+        model={"num_layers": 3, "head_dim": 128, "query_pre_attention": 128, "window": 40},
     ),
 }  # fmt: skip
 
