@@ -25,9 +25,9 @@ STANDARD_LIBRARY_ONLY = ("conf/schema.py", "conf/check.py", "conf/exits.py", "co
 FORBIDDEN = {"launch": ("torch",)}
 OWNERS = {
     "torch_xla": ("trainer/backend/xla/*",),
-    "jax": ("trainer/backend/xla/*", "trainer/backend/splash.py", "trainer/plan/tpu.py", "trainer/export/jax.py"),
-    "libtpu": ("trainer/backend/xla/*", "trainer/backend/splash.py", "trainer/plan/tpu.py", "trainer/export/jax.py"),
-    "orbax": ("trainer/backend/xla/*", "trainer/backend/splash.py", "trainer/plan/tpu.py", "trainer/export/jax.py"),
+    "jax": ("trainer/backend/xla/*", "trainer/backend/splash.py", "trainer/plan/tpu/*", "trainer/export/jax.py"),
+    "libtpu": ("trainer/backend/xla/*", "trainer/backend/splash.py", "trainer/plan/tpu/*", "trainer/export/jax.py"),
+    "orbax": ("trainer/backend/xla/*", "trainer/backend/splash.py", "trainer/plan/tpu/*", "trainer/export/jax.py"),
     "keras": ("trainer/export/keras.py",),
     "keras_hub": ("trainer/export/keras.py",),
     "wandb": ("trainer/report/tracker.py",),

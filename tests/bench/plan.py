@@ -5,7 +5,7 @@ Nothing is executed: `gemcutter plan` traces the training step and libtpu compil
 the same models, meshes, batches and AdamW, splash attention and its default flags, on libtpu 0.0.46 (jax 0.11.1); ours
 come from libtpu 0.0.21, which torch_xla 2.9.0 is bound to. So compilers differ, too. MaxText sums gradients in bf16.
 
-The floor of a mesh is what `trainer.plan.floor` says; bars are the figures aimed at, in the unit of the row.
+The floor of a mesh is what `trainer.plan.tpu.floor` says; bars are the figures aimed at, in the unit of the row.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from conf.compose import compose
-from trainer.plan.compiled import CompiledPlan
-from trainer.plan.hlo_memory import Buffer
-from trainer.plan.hlo_traffic import Traffic
 from trainer.plan.planned import on_hardware, plan_of
 from trainer.plan.show_compiled import compiled_as_json, show_compiled
-from trainer.plan.tpu import PAIR, Compiled
+from trainer.plan.tpu.compiled import CompiledPlan
+from trainer.plan.tpu.compiler import PAIR, Compiled
+from trainer.plan.tpu.memory import Buffer
+from trainer.plan.tpu.traffic import Traffic
 
 GIB = 2**30
 OVERRIDES = ("model=gemma_2b", "hardware=v5e-16", "micro_batch=2", "tokens_per_step=65536", "remat=block")

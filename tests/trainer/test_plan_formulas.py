@@ -21,10 +21,10 @@ from trainer.model.attention import WholeRows
 from trainer.model.kernels import KERNELS, visible
 from trainer.optim import decays
 from trainer.plan import attention, flops, memory, update
-from trainer.plan.floor import floor
 from trainer.plan.flops import model_flops
 from trainer.plan.layout import Layout
 from trainer.plan.roofline import exchange_time, step_time
+from trainer.plan.tpu.floor import floor
 from trainer.plan.traffic import Collective, collectives
 
 ATTENTION = runpy.run_path(str(Path(__file__).with_name("plan_steps.py")))["ATTENTION"]  # how torch's counter counts it

@@ -13,11 +13,12 @@ import pytest
 
 from conf.exits import ConfigError
 from conf.hardware import SLICES, find
-from trainer.plan import hlo, hlo_memory
-from trainer.plan.hlo_text import prepared, signature
-from trainer.plan.hlo_traffic import Traffic, by_kind, exchanges, largest
-from trainer.plan.topology import topology_of
-from trainer.plan.tpu import Program, compile_program
+from trainer.plan.tpu import hlo
+from trainer.plan.tpu.compiler import Program, compile_program
+from trainer.plan.tpu.memory import read_memory
+from trainer.plan.tpu.text import prepared, signature
+from trainer.plan.tpu.topology import topology_of
+from trainer.plan.tpu.traffic import Traffic, by_kind, exchanges, largest
 
 GOLDEN = Path(__file__).parent / "golden"
 HEADER = "HloModule m, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=4\n\n"
@@ -358,7 +359,7 @@ def test_golden_step() -> None:
 
 def test_golden_memory() -> None:
     text = (GOLDEN / "tpu_step_assignment.txt").read_text()
-    memory = hlo_memory.read(text)
+    memory = read_memory(text)
     weights, x, y = 4 * 4096 * 16384 // 128, 2 * 2048 * 4096, 2 * 2048 * 16384  # y, too, is what comes back
     assert memory.arguments == weights + x + y
     assert memory.outputs == y + 512  # and the table of both outputs
@@ -374,12 +375,12 @@ def test_golden_memory() -> None:
 
 def test_memory_that_does_not_add_up_is_an_error() -> None:
     text = (GOLDEN / "tpu_loop_assignment.txt").read_text()
-    hlo_memory.read(text)
+    read_memory(text)
     with pytest.raises(ValueError, match="ends before its total"):
-        hlo_memory.read(text[: text.index("Total bytes")])
+        read_memory(text[: text.index("Total bytes")])
     lines = [line for line in text.splitlines() if not line.startswith("allocation 1:")]
     with pytest.raises(ValueError, match="in a report of"):
-        hlo_memory.read("\n".join(lines))
+        read_memory("\n".join(lines))
 
 
 TRACED = """HloModule IrToHlo.7, entry_computation_layout={(f32[4,8]{1,0}, /*index=1*/bf16[8]{0})->(f32[4,8]{1,0}, f32[])}

@@ -20,11 +20,11 @@ from conf.compose import compose
 from trainer.__main__ import main
 from trainer.backend.xla.backend import Chips
 from trainer.backend.xla.trace import trace
-from trainer.plan import hlo
-from trainer.plan.compiled import planned_step
 from trainer.plan.flops import executed_flops
-from trainer.plan.hlo_loops import Frame, trips, within
 from trainer.plan.planned import on_hardware, plan_of
+from trainer.plan.tpu import hlo
+from trainer.plan.tpu.compiled import planned_step
+from trainer.plan.tpu.loops import Frame, trips, within
 
 pytestmark = pytest.mark.xla
 

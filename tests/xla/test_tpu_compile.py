@@ -19,8 +19,8 @@ import torch_xla.runtime as xr
 
 from conf.exits import ConfigError
 from conf.hardware import Hardware, find
-from trainer.plan.hlo_traffic import Traffic
-from trainer.plan.tpu import Compiled, CompilerFailed, Program, compile_program
+from trainer.plan.tpu.compiler import Compiled, CompilerFailed, Program, compile_program
+from trainer.plan.tpu.traffic import Traffic
 
 pytestmark = pytest.mark.xla
 

@@ -15,8 +15,8 @@ from trainer.backend.xla.backend import Chips
 from trainer.backend.xla.trace import Traced, trace
 from trainer.backend.xla.vocabulary import LOGITS
 from trainer.model import GemmaConfig
-from trainer.plan import hlo
-from trainer.plan.hlo_traffic import Exchange, exchanges
+from trainer.plan.tpu import hlo
+from trainer.plan.tpu.traffic import Exchange, exchanges
 
 pytestmark = pytest.mark.xla
 

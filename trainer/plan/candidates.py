@@ -10,9 +10,9 @@ from typing import Any
 from conf import schema
 from conf.check import check, check_rows
 from trainer.model.config import tensor_problems
-from trainer.plan.compiled import CompiledPlan
 from trainer.plan.planned import Plan, plan_of
 from trainer.plan.remedy import MOST_ROWS
+from trainer.plan.tpu.compiled import CompiledPlan
 
 MOST_TENSOR = 16  # chips that share a layer's heads
 

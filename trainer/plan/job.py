@@ -12,15 +12,15 @@ from rich.console import Console
 
 from conf import schema
 from conf.exits import DONE
-from trainer.plan.compiled import UNCOMPILED, CompiledPlan, compiled_plan, compiles, wants_compiler
 from trainer.plan.planned import Plan, on_hardware, plan_of
 from trainer.plan.remedy import Remedy, fitting, largest_micro_batch
 from trainer.plan.show import as_json, show
 from trainer.plan.show_compiled import compiled_as_json, show_compiled
 from trainer.plan.show_sweep import show_sweep, sweep_as_json
 from trainer.plan.sweep import sweep
-from trainer.plan.tpu import CompilerFailed
-from trainer.plan.tpu_step import Compiler
+from trainer.plan.tpu.compiled import UNCOMPILED, CompiledPlan, compiled_plan, compiles, wants_compiler
+from trainer.plan.tpu.compiler import CompilerFailed
+from trainer.plan.tpu.step import Compiler
 
 REMEDIES = 6  # shown at most
 FAILED = 1  # exit code where the compiler fails: neither the job's fault nor its data's

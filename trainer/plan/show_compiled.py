@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from conf import schema
-from trainer.plan.compiled import CompiledPlan
-from trainer.plan.hlo_traffic import BETWEEN
 from trainer.plan.remedy import Remedy
 from trainer.plan.show import heading, show_batch, show_remedies, show_speed
+from trainer.plan.tpu.compiled import CompiledPlan
+from trainer.plan.tpu.traffic import BETWEEN
 
 NAMED = 6  # buffers that are shown
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from conf import schema
 from conf.exits import ConfigError
 from trainer.plan.candidates import Candidate, Way, by_formulas, ways
-from trainer.plan.compiled import compiled_plan
 from trainer.plan.planned import Plan
-from trainer.plan.tpu import CompilerFailed
-from trainer.plan.tpu_step import Compiler
+from trainer.plan.tpu.compiled import compiled_plan
+from trainer.plan.tpu.compiler import CompilerFailed
+from trainer.plan.tpu.step import Compiler
 
 COMPILES = 40  # at most
 FORMULAS = 1000

@@ -27,11 +27,11 @@ from typing import Any
 
 from conf.exits import ConfigError
 from conf.hardware import Hardware
-from trainer.plan import hlo, hlo_memory, hlo_traffic, tpu_cache
-from trainer.plan.hlo_memory import Buffer, Memory
-from trainer.plan.hlo_text import NAME, prepared, signature
-from trainer.plan.hlo_traffic import Exchange, Traffic
-from trainer.plan.topology import Topology, topology_of
+from trainer.plan.tpu import hlo, results
+from trainer.plan.tpu.memory import Buffer, Memory, read_memory
+from trainer.plan.tpu.text import NAME, prepared, signature
+from trainer.plan.tpu.topology import Topology, topology_of
+from trainer.plan.tpu.traffic import Exchange, Traffic, by_kind, exchanges, largest
 
 PAIR = {"jax": "0.7.1", "jaxlib": "0.7.1", "libtpu": "0.0.21"}  # what torch_xla 2.9.0 is bound to
 REMEDY = "Run `make setup-tpu`, and plan with .venv-tpu/bin/gemcutter; plan.compile=false plans by formulas only"
@@ -130,12 +130,12 @@ def compile_program(
     text = prepared(program.hlo, program.donated, topology.chips)
     flags = {name: os.environ.get(name, "") for name in FLAGS}
     asked = {"topology": dataclasses.asdict(topology), "versions": versions, "flags": flags, "fast": fast}
-    key = tpu_cache.key(text, asked)
-    if cache is not None and (stored := tpu_cache.load(cache.expanduser(), key)) is not None:
+    key = results.key(text, asked)
+    if cache is not None and (stored := results.load(cache.expanduser(), key)) is not None:
         return stored_as_compiled(stored)
     compiled = _compile(text, topology, versions, flags, fast, patience)
     if cache is not None:
-        tpu_cache.save(cache.expanduser(), key, dataclasses.asdict(compiled))
+        results.save(cache.expanduser(), key, dataclasses.asdict(compiled))
     return compiled
 
 
@@ -180,7 +180,7 @@ def _compile(
     needed = memory.total if memory else None
     if needed is None and "in memory space hbm" in refusal:
         needed = _bytes(r"Used (\S+) of", refusal)  # the least it needs
-    found = hlo_traffic.exchanges(module) if module else []
+    found = exchanges(module) if module else []
     return Compiled(
         fits=not refusal and needed is not None and needed <= limit,
         refusal=refusal,
@@ -190,8 +190,8 @@ def _compile(
         output_bytes=memory.outputs if memory else None,
         temporary_bytes=memory.temporaries + memory.constants if memory else None,
         donated=memory.donated if memory else 0,
-        traffic=hlo_traffic.by_kind(found),
-        exchanges=hlo_traffic.largest(found, LARGEST),
+        traffic=by_kind(found),
+        exchanges=largest(found, LARGEST),
         buffers=[_explained(module, buffer) for buffer in memory.largest(LARGEST)] if module and memory else [],
         versions=versions,
         topology=topology.name,
@@ -203,7 +203,7 @@ def _compile(
 @contextmanager
 def _compiler(folder: Path, flags: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """The process that compiles what lies in a folder. It is gone when the context ends."""
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         # A second process may compile meanwhile: nothing attached is locked.
@@ -217,7 +217,7 @@ def _compiler(folder: Path, flags: dict[str, str]) -> Iterator[subprocess.Popen[
     }
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         child = subprocess.Popen(
-            [sys.executable, "-m", "trainer.plan.tpu", str(folder)],
+            [sys.executable, "-m", "trainer.plan.tpu.compiler", str(folder)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=folder,
         )  # fmt: skip
         try:
@@ -275,7 +275,7 @@ def _dumped(dump: Path) -> tuple[hlo.Module, Memory] | None:
     for path in sorted(dump.glob(f"*.{NAME}.*after_optimizations_after_buffer_assignment.txt"), reverse=True):
         stem = path.name.removesuffix("_after_buffer_assignment.txt")
         try:
-            memory = hlo_memory.read((dump / f"{stem}-buffer-assignment.txt").read_text())
+            memory = read_memory((dump / f"{stem}-buffer-assignment.txt").read_text())
             return hlo.parse(path.read_text()), memory
         except (ValueError, FileNotFoundError):
             continue

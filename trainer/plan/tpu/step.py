@@ -24,9 +24,8 @@ from conf import schema
 from conf.exits import ConfigError
 from conf.hardware import Hardware
 from trainer.model.config import GemmaConfig
-from trainer.plan import tpu_cache
-from trainer.plan.topology import topology_of
-from trainer.plan.tpu import (
+from trainer.plan.tpu import results
+from trainer.plan.tpu.compiler import (
     CACHE,
     FLAGS,
     REMEDY,
@@ -39,9 +38,10 @@ from trainer.plan.tpu import (
     stored_as_compiled,
     version,
 )
+from trainer.plan.tpu.topology import topology_of
 
 TRACER = {"torch": "2.9.1", "torch_xla": "2.9.0"}  # which the packages of `tpu.PAIR` go with
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLACE = {  # where torch_xla and jax are told to be
     "PJRT_DEVICE": "CPU",
     "CPU_NUM_DEVICES": "1",
@@ -146,7 +146,7 @@ class Compiler:
 
     def kept(self, step: Step) -> Compiled | None:
         """What is known of a step without tracing it; None where that is nothing."""
-        stored = None if self._kept_in is None else tpu_cache.load(self._kept_in, _name(step))
+        stored = None if self._kept_in is None else results.load(self._kept_in, _name(step))
         return None if stored is None else stored_as_compiled(stored)
 
     def compile(self, step: Step) -> Compiled:
@@ -158,7 +158,7 @@ class Compiler:
             return known
         compiled = compile_program(self._traced(step), step.hardware, step.slices, cache=self._kept_in)
         if self._kept_in is not None:
-            tpu_cache.save(self._kept_in, _name(step), dataclasses.asdict(compiled))
+            results.save(self._kept_in, _name(step), dataclasses.asdict(compiled))
         return compiled
 
     def _traced(self, step: Step) -> Program:
@@ -168,7 +168,7 @@ class Compiler:
         if self._child is None:
             with (folder / "stderr").open("w") as log:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "trainer.plan.tpu_step", str(answer)],
+                    [sys.executable, "-m", "trainer.plan.tpu.step", str(answer)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                     cwd=folder, env=_environment(),
                 )  # fmt: skip
@@ -193,7 +193,7 @@ class Compiler:
 def _name(step: Step) -> str:
     """Under which a step's result is kept: it follows from these, as no other code has a part in it."""
     flags = {name: os.environ.get(name, "") for name in FLAGS}
-    return tpu_cache.key(_sources(), {"step": step.asked(), "versions": _versions(), "flags": flags})
+    return results.key(_sources(), {"step": step.asked(), "versions": _versions(), "flags": flags})
 
 
 @cache
@@ -224,7 +224,7 @@ def _main(answer: Path) -> None:
 def _trace(asked: dict[str, Any]) -> dict[str, Any]:
     from trainer.backend.xla.backend import Chips
     from trainer.backend.xla.trace import trace
-    from trainer.plan.topology import Topology
+    from trainer.plan.tpu.topology import Topology
 
     sections = {name: kind(**asked["job"].pop(name)) for name, kind in _SECTIONS.items()}
     config = GemmaConfig(**asked["config"] | {"pattern": tuple(asked["config"]["pattern"])})

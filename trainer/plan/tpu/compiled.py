@@ -6,13 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 
 from conf import schema
-from trainer.plan.floor import Floor, floor
-from trainer.plan.hlo_traffic import BETWEEN
 from trainer.plan.layout import MASTER
 from trainer.plan.planned import Plan
 from trainer.plan.roofline import Time
-from trainer.plan.tpu import Compiled
-from trainer.plan.tpu_step import Compiler, Step, missing, step_of
+from trainer.plan.tpu.compiler import Compiled
+from trainer.plan.tpu.floor import Floor, floor
+from trainer.plan.tpu.step import Compiler, Step, missing, step_of
+from trainer.plan.tpu.traffic import BETWEEN
 
 UNCOMPILED = (
     "not compiled: that needs the environment that `make setup-tpu` makes, and .venv-tpu/bin/gemcutter plan there; "

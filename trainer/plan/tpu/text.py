@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainer.plan.hlo import between, elements
+from trainer.plan.tpu.hlo import between, elements
 
 NAME = "gemcutter"  # of every program, so that its dumps are known
 _HEADER = re.compile(r"HloModule ([^\s,]+)")

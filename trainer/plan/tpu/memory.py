@@ -55,7 +55,7 @@ class Memory:
         return sorted(self.buffers, key=lambda one: -one.bytes)[:most]
 
 
-def read(text: str) -> Memory:
+def read_memory(text: str) -> Memory:
     """Of the dump of an assignment. Raises ValueError where it is not whole: its sizes must add up to what it says."""
     sizes = dict.fromkeys(("argument", "output", "constant", "temporary"), 0)
     buffers: list[Buffer] = []

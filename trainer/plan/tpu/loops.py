@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Union
 
-from trainer.plan.hlo import Instruction, Module
+from trainer.plan.tpu.hlo import Instruction, Module
 
 MOST = 50_000  # trips that are counted; a loop that runs longer is not resolved
 _DEEPEST = 400  # instructions behind each other that are looked through

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from trainer.plan.hlo import Instruction, Module, byte_count
-from trainer.plan.hlo_loops import Frame, trips, within
+from trainer.plan.tpu.hlo import Instruction, Module, byte_count
+from trainer.plan.tpu.loops import Frame, trips, within
 
 RECEIVED: dict[str, Callable[[int], Fraction]] = {  # by a chip for each byte that it puts in
     "all-gather": lambda n: Fraction(n - 1),

@@ -1,0 +1,1 @@
+"""What the TPU compiler makes of the training step, for slices that are not attached."""
