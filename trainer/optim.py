@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from conf import schema
-from trainer.backend.base import Groups
 from trainer.model import Gemma
 from trainer.model.gemma import bare_name
 from trainer.muon import Muon
@@ -25,6 +24,7 @@ def decays(name: str) -> bool:
     return bare_name(name) != "embedding.weight" and not name.endswith("norm.weight")
 
 
+Groups = Sequence[tuple[list[torch.nn.Parameter], float]]  # parameters and their weight decay
 AdamW = Callable[[Groups, schema.Optim], torch.optim.Optimizer]
 
 

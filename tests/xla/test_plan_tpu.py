@@ -19,12 +19,12 @@ import pytest
 from conf.compose import compose
 from trainer.__main__ import main
 from trainer.backend.xla.backend import Chips
-from trainer.backend.xla.trace import trace
 from trainer.plan.flops import executed_flops
 from trainer.plan.planned import on_hardware, plan_of
 from trainer.plan.tpu import hlo
 from trainer.plan.tpu.compiled import planned_step
 from trainer.plan.tpu.loops import Frame, trips, within
+from trainer.plan.tpu.step import traced
 
 pytestmark = pytest.mark.xla
 
@@ -208,8 +208,8 @@ def test_our_count_of_operations_is_that_of_the_traced_program(
     job = on_hardware(compose("plan", overrides))
     plan = plan_of(job)
     step = planned_step(job, plan)
-    traced = trace(step.job, step.config, Chips(4, torus=(2, 2), described=True), plan.micro_batches)
-    module = hlo.parse(traced.hlo)
+    chips = Chips(4, torus=(2, 2), described=True)
+    module = hlo.parse(traced(step.job, step.config, chips, plan.micro_batches).hlo)
     found = products(Frame(module, module.entry, lambda index: None))
     assert found == plan.micro_batches * executed_flops(plan.layout)
 

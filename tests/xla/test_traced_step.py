@@ -12,10 +12,10 @@ import pytest
 from conf.schema import Job
 from tests.trainer.twins import config_of
 from trainer.backend.xla.backend import Chips
-from trainer.backend.xla.trace import Traced, trace
 from trainer.backend.xla.vocabulary import LOGITS
 from trainer.model import GemmaConfig
-from trainer.plan.tpu import hlo
+from trainer.plan.tpu import hlo, step
+from trainer.plan.tpu.compiler import Program
 from trainer.plan.tpu.traffic import Exchange, exchanges
 
 pytestmark = pytest.mark.xla
@@ -33,18 +33,18 @@ def traced(
     rows: int = 2,
     positions: int = 24,
     config: GemmaConfig | None = None,
-) -> Traced:
+) -> Program:
     """Of a Gemma 3 on four chips that are not there."""
     job = Job()
     job.precision, job.remat, job.micro_batch, job.mesh.reduce_dtype = "bf16", remat, rows, reduce
     job.mesh.replica, job.mesh.fsdp, job.mesh.tensor = mesh
     job.data.sequence_length, job.tokens_per_step = positions, positions * rows * mesh[0] * mesh[1] * micro_batches
     config = config or config_of(3, num_layers=LAYERS, pattern=("local", "local", "global"))
-    return trace(job, config, Chips(4, tpu=False, described=True), micro_batches)
+    return step.traced(job, config, Chips(4, tpu=False, described=True), micro_batches)
 
 
-def moved(step: Traced) -> list[Exchange]:
-    text = re.sub(r"(?m)^(ENTRY )?(\S+) \{$", r"\1\2 () {", step.hlo)  # computations as a compiler would print them
+def moved(program: Program) -> list[Exchange]:
+    text = re.sub(r"(?m)^(ENTRY )?(\S+) \{$", r"\1\2 () {", program.hlo)  # computations as a compiler would print them
     found = exchanges(hlo.parse(text))
     assert all(one.times is not None for one in found)
     return found

@@ -10,6 +10,7 @@ from conf import schema
 from conf.exits import ConfigError
 from conf.hardware import on_tpu
 from trainer.backend.base import Backend, World
+from trainer.backend.native import Native
 
 __all__ = ["Backend", "World", "choose"]
 
@@ -27,7 +28,7 @@ def choose(job: schema.Job) -> Backend:
             raise ConfigError(
                 "backend=xla, but torch_xla is not installed here: use the environment that `make setup-tpu` makes"
             )
-        from trainer.backend.xla import Xla
+        from trainer.backend.xla import Xla  # loads torch_xla
 
         return Xla(job)
     if name == "cuda" and not torch.cuda.is_available():
@@ -35,6 +36,4 @@ def choose(job: schema.Job) -> Backend:
             "backend=cuda, but torch finds no GPU here: install a CUDA build of torch and its driver, or use "
             "backend=cpu"
         )
-    from trainer.backend.native import Native
-
     return Native(name, job)

@@ -15,9 +15,9 @@ from torch import Tensor
 from conf import schema
 from data_pipeline.batch import Batch
 from trainer.model import Gemma, GemmaConfig
+from trainer.optim import Groups
 from trainer.sharded import Parted
 
-Groups = Sequence[tuple[list[torch.nn.Parameter], float]]  # parameters and their weight decay
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
 

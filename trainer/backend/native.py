@@ -23,14 +23,14 @@ from conf.exits import ConfigError
 from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
 from trainer.backend import tensor_parallel
-from trainer.backend.base import Compiled, Groups, World
+from trainer.backend.base import Compiled, World
 from trainer.backend.context_parallel import SharedRows
 from trainer.backend.remat import recomputing
 from trainer.model import Gemma, GemmaConfig
 from trainer.model.gemma import Block, bare_name
 from trainer.model.kernels import KERNELS
 from trainer.model.loss import fusible_chunk_loss, token_loss
-from trainer.optim import fused_adamw
+from trainer.optim import Groups, fused_adamw
 from trainer.sharded import Parted
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h

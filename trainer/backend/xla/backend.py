@@ -24,7 +24,7 @@ from conf.exits import ConfigError
 from conf.hardware import TPU_TYPES, tpu_chips
 from data_pipeline.batch import Batch
 from trainer.backend import splash
-from trainer.backend.base import Compiled, Groups, World
+from trainer.backend.base import Compiled, World
 from trainer.backend.xla.adamw import AdamW
 from trainer.backend.xla.attention import run_program, splash_kernel
 from trainer.backend.xla.feeders import ROWS, Feeders
@@ -38,6 +38,7 @@ from trainer.backend.xla.weights import Weights
 from trainer.model import Gemma, GemmaConfig
 from trainer.model.config import tensor_problems
 from trainer.model.kernels import reference
+from trainer.optim import Groups
 from trainer.sharded import Parted
 
 PORT = 29400  # of the first host, where processes meet; torchrun's

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf import schema
 from conf.exits import ConfigError
@@ -38,7 +38,10 @@ from trainer.plan.tpu.compiler import (
     stored_as_compiled,
     version,
 )
-from trainer.plan.tpu.topology import topology_of
+from trainer.plan.tpu.topology import Topology, topology_of
+
+if TYPE_CHECKING:
+    from trainer.backend.xla.backend import Chips
 
 TRACER = {"torch": "2.9.1", "torch_xla": "2.9.0"}  # which the packages of `tpu.PAIR` go with
 ROOT = Path(__file__).parents[3]
@@ -223,18 +226,59 @@ def _main(answer: Path) -> None:
 
 def _trace(asked: dict[str, Any]) -> dict[str, Any]:
     from trainer.backend.xla.backend import Chips
-    from trainer.backend.xla.trace import trace
-    from trainer.plan.tpu.topology import Topology
 
     sections = {name: kind(**asked["job"].pop(name)) for name, kind in _SECTIONS.items()}
     config = GemmaConfig(**asked["config"] | {"pattern": tuple(asked["config"]["pattern"])})
+    job = schema.Job(**asked["job"], **sections)
     topology = Topology(**asked["topology"])
     chips = Chips(topology.chips, torus=topology.torus, described=True)
     try:
-        traced = trace(schema.Job(**asked["job"], **sections), config, chips, asked["micro_batches"])
+        program = traced(job, config, chips, asked["micro_batches"])
     except ConfigError as error:
         return {"problem": str(error)}
-    return {"problem": "", "hlo": traced.hlo, "donated": traced.donated}
+    return {"problem": "", "hlo": program.hlo, "donated": program.donated}
+
+
+def traced(job: schema.Job, config: GemmaConfig, chips: Chips, micro_batches: int) -> Program:
+    """The training step of so many micro-batches for chips that are not attached.
+
+    Loads torch_xla, whose devices are then those of PLACE. Raises ConfigError where the chips cannot share the model.
+    """
+    import torch
+
+    from data_pipeline.batch import Batch, Cursor
+    from trainer.backend.xla.backend import Xla
+    from trainer.backend.xla.lowering import lower, nothing
+    from trainer.model import Gemma
+    from trainer.optim import build_optimizer
+    from trainer.step import make_train_step
+
+    backend = Xla(job, chips)
+    if problems := backend.problems(config):
+        raise ConfigError("; ".join(problems))
+    with torch.device("meta"):
+        model = Gemma(config)
+    backend.shard(model)
+    optimizer = build_optimizer(model, job.optim, job.precision, backend.adamw)
+    step = make_train_step(model, optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
+    rows = (job.micro_batch * backend.feeders * backend.world.size, job.data.sequence_length)
+    counts = nothing((1,), torch.int64)
+    batches = [
+        Batch(
+            tokens_BS=nothing(rows, torch.int64),
+            targets_BS=nothing(rows, torch.int64),
+            segments_BS=nothing(rows, torch.int32),
+            positions_BS=nothing(rows, torch.int32),
+            weights_BS=nothing(rows, torch.float32),
+            cu_seqlens_N=counts,
+            longest=job.data.sequence_length,
+            counts_K=counts,
+            cursor=Cursor(0, "", "", "", ""),
+        )
+        for _ in range(micro_batches)
+    ]
+    lowered = lower(step, backend.kept, batches)
+    return Program(lowered.hlo, lowered.donated)
 
 
 if __name__ == "__main__":
