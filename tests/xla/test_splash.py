@@ -22,10 +22,10 @@ import torch_xla.core.xla_builder as xb
 import torch_xla.runtime as xr
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
-from torch_xla.experimental.scan import scan
 
 from conf.exits import ConfigError
 from trainer.backend import splash
+from trainer.backend.xla.scan import scan
 from trainer.model import kernels
 from trainer.model.attention import WholeRows
 
@@ -183,19 +183,24 @@ def test_traced_for_a_tpu(kept: str | None, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("for_tpu")
-def test_traced_under_scan() -> None:
-    """A loop over layers holds the kernels once, for any number of layers."""
-    q, k, v, segments_BS = placeholders(2, 1024)
-    layers = xb.create_placeholder_tensor((3, 256), torch.bfloat16).requires_grad_()
+def test_traced_in_a_loop_over_layers() -> None:
+    """The loop holds the kernels once, forward and backward, for any number of layers."""
+    *inputs, segments_BS = placeholders(2, 1024)
+    q, k, v = (tensor.detach() for tensor in inputs)
+    weights = xb.create_placeholder_tensor((3, 256), torch.bfloat16)
 
-    def layer(carry: Inputs, own: tuple[Tensor, Tensor]) -> tuple[Inputs, None]:
-        (q, k, v), (weight, segments_BS) = carry, own
-        return (splash.splash(q * weight, k, v, segments_BS, 512, None, 0.0625)[0], k, v), None
+    def layer(
+        carry: list[Tensor], slices: list[list[Tensor]], constants: list[Tensor]
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+        (q,), ((weight,),), (k, v, segments_BS) = carry, slices, constants
+        with torch.enable_grad():
+            entered = q.detach().requires_grad_()
+            out = splash.splash(entered * weight, k, v, segments_BS, 512, None, 0.0625)[0]
+            (grad,) = torch.autograd.grad(out.float().sum(), entered)
+        return [out.detach() + grad], [[]]
 
-    # Integers have no place in what `scan` carries, where it asks gradients of all.
-    (out, *_), _ = scan(layer, (q, k, v), (layers, segments_BS.expand(3, -1, -1)))
-    out.float().sum().backward()
-    assert kernels_in([out, q.grad, layers.grad]) == 3
+    (out,), _ = scan(layer, [q], [weights], [k, v, segments_BS], 1, 3)
+    assert kernels_in([out]) == 3
 
 
 @pytest.mark.usefixtures("for_tpu")
