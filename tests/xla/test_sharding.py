@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conf.exits import ConfigError
 from tests.trainer.twins import config_of
 from trainer.backend.xla.region import Mesh, _overlap
-from trainer.backend.xla.sharding import RULES, Cut, Placement, layer_names, numbers, placements
+from trainer.backend.xla.sharding import RULES, Cut, Placement, layer_names, placements
 from trainer.model import Gemma
 
 pytestmark = pytest.mark.xla
@@ -101,7 +101,7 @@ def test_shards_of_all_chips_make_what_is_stored(one: Placement) -> None:
     parts = [math.prod(sizes[axis] for axis in ((by,) if isinstance(by, str) else by or ())) for by in one.spec]
     layers = () if one.layers is None else (one.layers,)
     assert one.stored == tuple(n * part for n, part in zip((*layers, *one.shard), parts, strict=True))
-    assert numbers(one) * math.prod(parts) == math.prod(one.stored)
+    assert math.prod(one.shard) * (one.layers or 1) * math.prod(parts) == math.prod(one.stored)
     if one.cut.fsdp is not None:
         filling = one.shard[one.cut.fsdp] * one.fsdp - one.part[one.cut.fsdp]
         assert 0 <= filling < one.fsdp

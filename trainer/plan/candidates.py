@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -94,10 +95,7 @@ class Way:
             if job.batch_ramp:
                 changes["batch_ramp"] = []
             job = dataclasses.replace(job, tokens_per_step=changes["tokens_per_step"], batch_ramp=[])
-        chips = 1
-        for size in self.axes.values():
-            chips *= size
-        return None if check_rows(job, chips) else (changes, job)
+        return None if check_rows(job, math.prod(self.axes.values())) else (changes, job)
 
     def from_rows(self, rows: int, step: int = 1) -> int | None:
         """The first of such rows, upwards or downwards, with which it can be."""

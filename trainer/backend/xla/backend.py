@@ -29,7 +29,7 @@ from trainer.backend.xla.adamw import AdamW
 from trainer.backend.xla.attention import run_program, splash_kernel
 from trainer.backend.xla.feeders import ROWS, Feeders
 from trainer.backend.xla.program import Program
-from trainer.backend.xla.region import Mesh
+from trainer.backend.xla.region import Mesh, chip_number
 from trainer.backend.xla.scan import scan
 from trainer.backend.xla.sharding import Placement, Spec
 from trainer.backend.xla.spread import spread
@@ -105,7 +105,7 @@ class Xla:
         """The numbers of those that this process drives."""
         if self.chips.described:
             return list(range(self.devices))
-        return [_number(device) for device in _C._xla_get_runtime_devices()]
+        return [chip_number(device) for device in _C._xla_get_runtime_devices()]
 
     def problems(self, config: GemmaConfig) -> list[str]:
         job, tensor = self._job, self.mesh.axes["tensor"]
@@ -277,15 +277,9 @@ def meeting_point() -> str:
 
 def attached() -> Chips:
     """Those that torch_xla finds."""
-    count, tpu = xr.global_runtime_device_count(), xr.device_type() == "TPU"
-    attributes = xr.global_runtime_device_attributes()
-    if not tpu or any("coords" not in one for one in attributes):
-        return Chips(count, tpu=tpu)
-    places = sorted((one.get("slice_index", 0), *one["coords"], _number(str(one["name"]))) for one in attributes)
+    count, attributes = xr.global_runtime_device_count(), xr.global_runtime_device_attributes()
+    if xr.device_type() != "TPU":
+        return Chips(count, tpu=False)
+    places = sorted((one.get("slice_index", 0), *one["coords"], chip_number(str(one["name"]))) for one in attributes)
     sizes = (int(n) + 1 for n in np.array(places)[:, :-1].max(0))
     return Chips(count, tuple(chip for *_, chip in places), tuple(n for n in sizes if n > 1))
-
-
-def _number(device: str) -> int:
-    """Of TPU:3, 3."""
-    return int(device.rpartition(":")[2])

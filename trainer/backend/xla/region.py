@@ -108,6 +108,11 @@ class _TorchXlaMesh(xs.Mesh):
         self.device_ids, self.mesh_shape, self.axis_names = chips, tuple(axes.values()), tuple(axes)
 
 
+def chip_number(device: str) -> int:
+    """Of TPU:3, as torch_xla names a chip, 3."""
+    return int(device.rpartition(":")[2])
+
+
 def _overlap(torus: Sequence[int], inner: int, size: int) -> list[int]:
     """How an axis lies on the dimensions of a torus, innermost first: chips of it along each; those within it are
     `inner`. One step where the dimensions do not divide so."""

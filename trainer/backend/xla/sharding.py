@@ -5,7 +5,6 @@ A block's parameters are stacked, [L, ...] for L layers, under the name they hav
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -139,8 +138,3 @@ def layer_names(name: str, layers: int) -> Iterator[str]:
     """The names that each layer's parameter has in a model and a checkpoint: blocks.0.attention.q.weight, ..."""
     for layer in range(layers):
         yield name.replace("blocks.", f"blocks.{layer}.", 1)
-
-
-def numbers(placement: Placement) -> int:
-    """Numbers that a chip holds of a parameter, all layers together."""
-    return math.prod(placement.shard) * (placement.layers or 1)

@@ -98,7 +98,7 @@ class _Region:
                 config = self._inside.config
                 heads = place * config.num_kv_heads // mesh.axes["tensor"]
                 blocks.first_key = mesh.enter(heads * config.head_dim, ("tensor",)).squeeze(0)
-            given = {name: self._whole_norm(name, leaf) for name, leaf in zip(names, leaves, strict=True)}
+            given = {name: self._given(name, leaf) for name, leaf in zip(names, leaves, strict=True)}
             loss = functional_call(self._inside, given, tuple(rows), {"z_loss": z_loss})
             embedding.first_word = blocks.first_key = None
             gradients = list(torch.autograd.grad(loss, leaves)) if grad else []
@@ -107,9 +107,11 @@ class _Region:
         ]
         return mesh.leave(loss.detach(), ()), finished
 
-    def _whole_norm(self, name: str, leaf: Tensor) -> Tensor:
-        """A weight outside blocks that every chip has, in the compute dtype; others are cast where they are used."""
-        return leaf.to(self._weights.compute) if name == "final_norm.weight" else leaf
+    def _given(self, name: str, leaf: Tensor) -> Tensor:
+        """A weight that every chip has whole, in the compute dtype; blocks and embedding cast and gather their own."""
+        placement = self._placed[name]
+        whole = placement.layers is None and placement.cut.fsdp is None
+        return leaf.to(self._weights.compute) if whole else leaf
 
     def _finish(self, name: str, gradient: Tensor) -> Tensor:
         if name.startswith("blocks."):

@@ -9,20 +9,28 @@ import torch_xla
 from torch import Tensor
 from torch_xla.distributed.spmd import XLAShardedTensor
 
-from trainer.backend.xla.region import Mesh
+from trainer.backend.xla.region import Mesh, chip_number
 from trainer.backend.xla.sharding import Placement, layer_names
 from trainer.sharded import Parted
 
 _C = torch_xla._XLAC
 
 
+Held = tuple[dict[str, int], Tensor]  # a chip's places on the axes, and what it holds, on the host
+
+
 class Stored:
-    """A parameter, or what has the shape of one, as the mesh stores it."""
+    """A parameter, or what has the shape of one, as the mesh stores it.
+
+    Its layers are read, or filled, one after the other; between the first and the last of them the parts of this
+    process's chips lie on the host, so that each is copied once.
+    """
 
     def __init__(self, tensor: Tensor, placement: Placement, mesh: Mesh) -> None:
         self.tensor, self.placement, self._mesh = tensor, placement, mesh
-        self._read: list[tuple[dict[str, int], Tensor]] = []  # places on the axes, and the part there, on the host
-        self._left = 0
+        self._parts: list[Held] = []
+        self._devices: list[str] = []
+        self._left = 0  # layers that are still to come
 
     def named(self, name: str) -> dict[str, Parted]:
         """Each layer under its own name, or the whole where it is none of a block."""
@@ -31,34 +39,40 @@ class Stored:
             return {name: Layer(self, None)}
         return {each: Layer(self, number) for number, each in enumerate(layer_names(name, layers))}
 
-    def download(self) -> list[tuple[dict[str, int], Tensor]]:
-        """The parts of this process's chips, copied once for all layers."""
-        if self._left == 0:
-            shards = XLAShardedTensor(self.tensor).local_shards
-            self._read = [(self._mesh.place(_number(shard.shard_device)), shard.data) for shard in shards]
-            self._left = self.placement.layers or 1
-        self._left -= 1
-        read, self._read = self._read, self._read if self._left else []
-        return read
+    def download(self) -> list[Held]:
+        """The parts, for one of the layers."""
+        self._begin()
+        parts = self._parts
+        self._end()
+        return parts
 
-    def upload(self, write: Callable[[list[tuple[dict[str, int], Tensor]]], None]) -> None:
-        """Let `write` fill one layer of the parts; once it has been asked for each layer, the chips get them."""
+    def upload(self, write: Callable[[list[Held]], None]) -> None:
+        """Let `write` fill one layer of the parts; with the last one the chips get them."""
+        self._begin()
+        write(self._parts)
+        parts = [part for _, part in self._parts]
+        if not self._end():
+            return
+        if self._mesh.cuts(self.placement.spec):
+            _C._load_local_shards(self.tensor, parts, self._devices)
+        else:  # that refuses what every chip has whole
+            with torch.no_grad():
+                self.tensor.copy_(parts[0])
+            _C._xla_sync_multi([self.tensor], [], True, True)
+
+    def _begin(self) -> None:
         if self._left == 0:
             shards = XLAShardedTensor(self.tensor).local_shards
             self._devices = [shard.shard_device for shard in shards]
-            self._read = [(self._mesh.place(_number(device)), torch.zeros_like(shard.data))
-                          for device, shard in zip(self._devices, shards, strict=True)]  # fmt: skip
+            self._parts = [(self._mesh.place(chip_number(shard.shard_device)), shard.data) for shard in shards]
             self._left = self.placement.layers or 1
-        write(self._read)
+
+    def _end(self) -> bool:
+        """Whether that was the last layer."""
         self._left -= 1
         if self._left == 0:
-            parts, self._read = [part for _, part in self._read], []
-            if self._mesh.cuts(self.placement.spec):
-                _C._load_local_shards(self.tensor, parts, self._devices)
-            else:
-                with torch.no_grad():
-                    self.tensor.copy_(parts[0])
-                _C._xla_sync_multi([self.tensor], [], True, True)
+            self._parts = []
+        return self._left == 0
 
 
 class Layer(Parted):
@@ -77,7 +91,7 @@ class Layer(Parted):
         return found
 
     def fill(self, read: Callable[[Tensor, list[int]], None]) -> None:
-        def write(parts: list[tuple[dict[str, int], Tensor]]) -> None:
+        def write(parts: list[Held]) -> None:
             done: dict[tuple[int, ...], Tensor] = {}
             for place, part in parts:
                 own, offset = self._own(place, part)
@@ -103,7 +117,3 @@ class Layer(Parted):
             and (cut.tensor is not None or place["tensor"] == 0)
             and (cut.fsdp is not None or place["fsdp"] == 0)
         )
-
-
-def _number(device: str) -> int:
-    return int(device.rpartition(":")[2])
