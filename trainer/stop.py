@@ -1,33 +1,33 @@
-"""A request to stop, from a signal of the scheduler or the keyboard."""
+"""A request to stop: a signal of the scheduler or the keyboard, or whoever else calls `StopSignal.ask`."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-from trainer.backend import Backend
-
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopSignal:
-    """While entered, the signals of `SIGNALS` ask for a stop instead of ending the process."""
+    """While entered, the signals of `SIGNALS` ask for a stop instead of ending the process.
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._asked = False
+    asked_by  who asked this process first, in words; None: nobody
+    """
+
+    def __init__(self) -> None:
+        self.asked_by: str | None = None
 
     def __enter__(self) -> StopSignal:
-        self._previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._received) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        self.ask(signal.Signals(number).name)
 
-    def agreed(self) -> bool:
-        """Whether any process was asked to stop; every process calls it and gets the same answer."""
-        return self._backend.agree([float(self._asked)])[0] > 0
+    def ask(self, by: str) -> None:
+        """Ask this process to stop, from any thread. All processes then stop after the same step."""
+        self.asked_by = self.asked_by or by

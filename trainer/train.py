@@ -14,7 +14,7 @@ from trainer.build import Parts, build
 from trainer.held_out import held_out_loss
 from trainer.optim import lr_at, set_lr
 from trainer.profiler import Profiler
-from trainer.report import Report
+from trainer.report import Report, Stopwatch
 from trainer.run import Run
 from trainer.saver import Saver
 from trainer.step import make_train_step
@@ -26,10 +26,11 @@ def train(job: schema.Job) -> int:
 
     Raises ConfigError, DataError or DivergedError.
     """
+    clock = Stopwatch()
     backend = choose(job)
     try:
         run, parts = build(job, backend)
-        code = fit(job, run, parts)
+        code = fit(job, run, parts, clock)
         backend.barrier()  # a launcher ends the others once one process has left, and the first may still be uploading
     except ERRORS:
         if backend.processes.size == 1:  # else the others would lose their peer, and fail, before our exit says why
@@ -39,7 +40,7 @@ def train(job: schema.Job) -> int:
     return code
 
 
-def fit(job: schema.Job, run: Run, parts: Parts) -> int:
+def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
     """Train until `job.steps` or until asked to stop; says which, as an exit code. Raises DivergedError, DataError."""
     backend = parts.backend
     settle()
@@ -48,19 +49,20 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
     )
     follow = None if run.average is None else backend.compile(run.average.update)
     with (
-        StopSignal(backend) as stop,  # outermost: the end of a report may take long, and must not be cut short
+        StopSignal() as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
-        Report(job, run, parts.directory, parts.stream, backend) as report,
+        Report(job, run, parts, clock) as report,
         Profiler(job, run, parts, report) as profiler,
     ):
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
         saver = Saver(job, parts, report)
         batches = backend.feed(stream)
+        clock.begin("step")
         while run.step < job.steps:
             profiler.before(run.step + 1)
             shares = parts.ramp.rows(run.step) // (job.micro_batch * backend.feeders * backend.world.size)
-            with report.waiting():
+            with clock.during("data"), report.waiting():
                 micro_batches = [next(batches) for _ in range(shares)]
             learning_rate = lr_at(job.optim, run.step, job.steps)
             set_lr(run.optimizer, learning_rate)
@@ -70,15 +72,18 @@ def fit(job: schema.Job, run: Run, parts: Parts) -> int:
                 follow(run.model, metrics["skipped"], run.average.share(run.step).to(backend.device))
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
-            stopping = stop.agreed()  # asked once: the save and the exit must agree. Waits for the device
+            # Agreed once a step: the save and the exit must be the same everywhere. Waits for the device.
+            (stopping,) = backend.agree([stop.asked_by is not None])
             report.push(run.step, metrics, learning_rate=learning_rate, samples_done=run.cursor.samples_done)
 
-            last = stopping or run.step == job.steps
+            last = stopping > 0 or run.step == job.steps
             if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):
-                report.add(held_out_loss=held_out_loss(job, run.model, parts.held_out, backend))
+                with clock.during("evaluate"):
+                    report.add(held_out_loss=held_out_loss(job, run.model, parts.held_out, backend))
             if last or due(run.step, job.checkpoint.every) or saver.owes(run.step):
                 report.flush()  # what ends a run that diverged raises here, before it is saved
-                saver.insist(run) if last else saver.save(run)
+                with clock.during("save"):
+                    saver.insist(run) if last else saver.save(run)
             if stopping:
                 report.event("stop", step=run.step)
                 return STOPPED

@@ -18,23 +18,22 @@ from torch import Tensor
 
 from conf import schema
 from conf.exits import DivergedError
-from data_pipeline.stream import TokenStream
-from trainer.backend import Backend
+from trainer.build import Parts
 from trainer.model.config import flops_per_token
+from trainer.report.stopwatch import Stopwatch
 from trainer.report.terminal import Terminal
 from trainer.report.tracker import Tracker, open_tracker
 from trainer.run import Run
-from trainer.run_directory import RunDirectory, append_line
+from trainer.run_directory import append_line
 
 
 class Report:
     """The metrics of a run. Every process has one, since every process must stop at a loss that is not a number; only
     the first writes."""
 
-    def __init__(
-        self, job: schema.Job, run: Run, directory: RunDirectory, stream: TokenStream, backend: Backend
-    ) -> None:
-        self._job, self._run, self._directory, self._stream, self._backend = job, run, directory, stream, backend
+    def __init__(self, job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> None:
+        self._job, self._run, self._clock = job, run, clock
+        self._directory, self._stream, self._backend = parts.directory, parts.stream, parts.backend
         self._pending: tuple[int, dict[str, Tensor], dict[str, float], dict[str, float]] | None = None
         self._flops = flops_per_token(run.model.config, job.data.sequence_length)
         self._started = self._data_seconds = 0.0
