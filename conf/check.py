@@ -29,6 +29,7 @@ POSITIVE = (
 POSITIVE_OR_NULL = (
     "launch.processes",
     "checkpoint.keep_every",
+    "checkpoint.keep_hours",
     "evaluate.every",
     "evaluate.limit",
     "optim.decay_steps",

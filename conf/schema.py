@@ -178,8 +178,11 @@ class Checkpoint:
     every: int = key(1000, "steps between checkpoints; the last step is always saved")
     keep_last: int = key(3, "newest committed checkpoints that are kept")
     keep_every: Optional[int] = key(None, "keep each checkpoint whose step is a multiple of this for good")
+    keep_hours: Optional[float] = key(None, "keep the newest checkpoint of each span of so many hours for good")
     directory: Optional[str] = key(
-        None, "a folder of its own here for each run's checkpoints, named by run id (null: runs/<run_id>/checkpoints)"
+        None,
+        "a folder or bucket (gs://..., s3://...) where each run's checkpoints get a folder of their own, named by run "
+        "id (null: runs/<run_id>/checkpoints)",
     )
     max_failed: int = key(3, "failed saves in a row before the run stops with exit code 79")
 
@@ -411,14 +414,14 @@ def named_run(run: str) -> Path:
     return Path(run) if "/" in run or Path(run, "config.yaml").is_file() else run_directory(run)
 
 
-def checkpoint_directory(job: Job) -> Path:
-    """Where the run's checkpoints go."""
+def checkpoint_directory(job: Job) -> str:
+    """Where the run's checkpoints go: a folder or a URL."""
     return checkpoints_of(run_directory(run_id(job)), run_id(job), job.checkpoint.directory)
 
 
-def checkpoints_of(run: Path, run_id: str, directory: str | None) -> Path:
+def checkpoints_of(run: Path, run_id: str, directory: str | None) -> str:
     """Where a run's checkpoints lie: `directory` is its `checkpoint.directory`, which runs may share."""
-    return run / "checkpoints" if directory is None else Path(directory, run_id)
+    return str(run / "checkpoints") if directory is None else f"{directory.rstrip('/')}/{run_id}"
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

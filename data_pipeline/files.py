@@ -96,7 +96,7 @@ class Files:
         if protocol in _HTTP:
             path, _, query = path.partition("?")
             folder, _, name = path.rpartition("/")
-        _filesystem(protocol)  # that it can be had is known before anything starts
+        filesystem(protocol)  # that it can be had is known before anything starts
         return cls(f"{protocol}://{folder}", False, cache, query), name
 
     def read(self, name: str, sha256: str | None = None, remedy: str = "") -> bytes:
@@ -139,7 +139,7 @@ class Files:
                     assert isinstance(answer, bytes)
                     found[number] = self._keep(wanted, _cut(wanted, answer))
                     del pending[number]
-                elif _is_final(answer) or tries == (_LOCAL_TRIES if self._is_local(wanted.name) else _TRIES):
+                elif is_final(answer) or tries == (_LOCAL_TRIES if self._is_local(wanted.name) else _TRIES):
                     raise self._error(wanted, answer, fault, tries)
             if pending:
                 _sleep(wait * _CHANCE.uniform(0.5, 1.0))
@@ -160,10 +160,10 @@ class Files:
             return None
         for tries in range(_TRIES):
             try:
-                listed = _filesystem(protocol).ls(folder, detail=True, refresh=True)
+                listed = filesystem(protocol).ls(folder, detail=True, refresh=True)
                 return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in listed}
             except Exception as error:  # as in `_fetch`
-                if _is_final(error) or tries == _TRIES - 1:
+                if is_final(error) or tries == _TRIES - 1:
                     raise DataError(f"{redacted(self.url)} cannot be listed ({said(error)})") from error
                 self.counts.retries += 1
                 _sleep(min(_FIRST_WAIT * 2**tries, _LONGEST_WAIT) * _CHANCE.uniform(0.5, 1.0))
@@ -212,12 +212,12 @@ class Files:
         for protocol, own in remote.items():
             paths = [_path_for(*self._place(wanted.name)) for wanted in own]
             starts, ends = [wanted.start for wanted in own], [wanted.end for wanted in own]
-            filesystem = _filesystem(protocol)
-            together: dict[str, Any] = {"batch_size": _AT_ONCE} if filesystem.async_impl else {}
+            storage = filesystem(protocol)
+            together: dict[str, Any] = {"batch_size": _AT_ONCE} if storage.async_impl else {}
             if protocol == "hf":
                 together = {"cache_type": "none"}  # its default reads 5 MB beyond each range
             try:
-                got = filesystem.cat_ranges(paths, starts, ends, on_error="return", **together)
+                got = storage.cat_ranges(paths, starts, ends, on_error="return", **together)
                 answers |= dict(zip(own, got, strict=True))
             except Exception as error:  # noqa: BLE001  # storage libraries raise what they like; it is retried and told
                 answers |= dict.fromkeys(own, error)
@@ -276,7 +276,7 @@ def open_file(url: str) -> IO[bytes]:
     try:
         if protocol is None:
             return open(path, "rb")
-        return _filesystem(protocol).open(_path_for(protocol, path), "rb")
+        return filesystem(protocol).open(_path_for(protocol, path), "rb")
     except Exception as error:  # noqa: BLE001  # as in `_fetch`
         raise DataError(f"{redacted(url)} cannot be opened ({said(error)})") from None
 
@@ -301,9 +301,8 @@ def _path_for(protocol: str | None, path: str) -> str:
     return f"{protocol}://{path}" if protocol in _HTTP else path
 
 
-def _filesystem(protocol: str) -> Any:
-    """fsspec's file system, which it keeps for the next time."""
-    options: dict[str, Any] = {}
+def filesystem(protocol: str, **options: Any) -> Any:
+    """fsspec's file system, which it keeps for the next time. Raises ConfigError where its package is not installed."""
     try:
         if protocol in _HTTP:
             import aiohttp
@@ -338,7 +337,7 @@ def _cut(wanted: Range, answer: bytes) -> bytes:
     return answer[wanted.start : wanted.end]
 
 
-def _is_final(answer: bytes | Exception) -> bool:
+def is_final(answer: bytes | Exception) -> bool:
     """Whether asking again cannot help: not there, or not allowed."""
     if isinstance(answer, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return True

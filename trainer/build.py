@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         if begin is None:
             init_weights(model, job.seed, weights)
         else:
+            checkpoint.verify_together(begin.checkpoint, backend)
             begin.load(weights)
         if run.average is not None:
             run.average.start(model)
@@ -150,20 +152,23 @@ def claim(
 ) -> tuple[int, checkpoint.Committed | None]:
     """The number of this attempt and the checkpoint it starts from, the same on every process.
 
-    The first process claims the directory and only then looks for the latest checkpoint: a job that is just ending may
-    still commit one.
+    The first process claims the directory and only then is the latest checkpoint looked for: a job that is just ending
+    may still commit one. One that is broken is put into quarantine, and told.
     """
-    said = [0.0, 0.0]
-    if backend.processes.rank == 0:
-        attempt = directory.claim()
+    first, said = backend.processes.rank == 0, 0
+    if first:
+        said = directory.claim()
         keep_tokenizer(tokenizer, directory.path / "tokenizer.model")
-        last = checkpoint.find(directory.checkpoints)
-        if last is None and directory.left_behind:
+    (attempt,) = map(int, backend.agree([said]))  # every process waits here for the first
+    checkpoint.meet(directory.checkpoints, backend)
+    last = checkpoint.newest_sound(directory.checkpoints, backend, functools.partial(directory.put_aside, attempt))
+    if first and last is None:
+        if directory.left_behind:
             raise ConfigError(
                 f"{directory.checkpoints} has no checkpoint, but this run has some in {directory.left_behind}: move "
                 "that folder there, or set checkpoint.directory as it was"
             )
-        if last is None and begin is not None:
+        if begin is not None:
             directory.record(
                 "init",
                 attempt,
@@ -171,9 +176,8 @@ def claim(
                 step=begin.checkpoint.step,
                 checkpoint_sha256=begin.checkpoint.sha256,
             )
-        said = [attempt, -1 if last is None else last.step]
-    attempt, step = map(int, backend.agree(said))  # every process waits here for the first
-    return attempt, None if step < 0 else checkpoint.find(directory.checkpoints, step)
+    backend.barrier()  # what the first refuses, none begins
+    return attempt, last
 
 
 def keep_tokenizer(model: Path, copy: Path) -> None:

@@ -88,7 +88,11 @@ class Run:
         """Continue from a checkpoint. Raises DataError where it does not fit or is broken."""
         averaged = any(name.startswith("ema.") for name in checkpoint.tensors)
         tensors = self.tensors().items()
-        load_tensors(checkpoint, {name: held for name, held in tensors if averaged or not name.startswith("ema.")})
+        load_tensors(
+            checkpoint,
+            {name: held for name, held in tensors if averaged or not name.startswith("ema.")},
+            left=lambda name: self.average is None and name.startswith("ema."),
+        )
         if self.average is not None and not averaged:
             self.average.start(self.model)  # the run keeps one from here on
         state = checkpoint.state

@@ -18,6 +18,7 @@ import yaml  # type: ignore[import-untyped]  # PyYAML ships neither annotations 
 from conf import schema
 from conf.exits import ConfigError, DataError
 from data_pipeline.skips import Skip, Skips
+from trainer.checkpoint import committed_steps, open_store
 
 FORMAT = 1
 SKIP_LIST = "skip.jsonl"
@@ -30,10 +31,11 @@ class RunDirectory:
     def __init__(self, job: schema.Job) -> None:
         self.run_id = schema.run_id(job)
         self.path = schema.run_directory(self.run_id)
-        self.checkpoints = schema.checkpoint_directory(job)
+        self.checkpoints = open_store(schema.checkpoint_directory(job))
         self._job = job
         self.changes: list[tuple[str, Any, Any]] = []  # (key, value at the attempt before, value now)
-        self.left_behind: Path | None = None  # another folder where the attempt before left checkpoints
+        self.left_behind: str | None = None  # another place where the attempt before left checkpoints
+        self.quarantined: list[dict[str, Any]] = []  # steps that turned out broken at this start
         self._lock: int | None = None
 
     def claim(self) -> int:
@@ -54,9 +56,9 @@ class RunDirectory:
         attempts = [event["attempt"] for event in self.events() if event["event"] == "start"]
         return max(attempts, default=0) + 1
 
-    def _left_behind(self, directory: str | None) -> Path | None:
-        before = schema.checkpoints_of(self.path, self.run_id, directory)
-        return before if before != self.checkpoints and any(before.glob("step-*/COMMIT")) else None
+    def _left_behind(self, directory: str | None) -> str | None:
+        before = open_store(schema.checkpoints_of(self.path, self.run_id, directory))
+        return str(before) if str(before) != str(self.checkpoints) and committed_steps(before) else None
 
     def keep_config(self) -> None:
         """Write config.yaml, once nothing refuses the job any more. Raises DataError where the disk is full."""
@@ -76,6 +78,11 @@ class RunDirectory:
     def events(self) -> list[dict[str, Any]]:
         """The ledger so far. A last line that a kill cut short is left out."""
         return read_lines(self.path / "events.jsonl")
+
+    def put_aside(self, attempt: int, step: int, reason: str) -> None:
+        """Record that a checkpoint was put into quarantine."""
+        self.record("quarantined", attempt, step=step, reason=reason)
+        self.quarantined.append({"step": step, "reason": reason})
 
     def record(self, event: str, attempt: int, **facts: Any) -> None:
         """Append to the ledger."""

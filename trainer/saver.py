@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+from contextlib import suppress
 
 from conf import schema
 from conf.exits import DataError
@@ -39,17 +39,18 @@ class Saver:
     def _commit(self, run: Run) -> bool:
         """Try to commit the run as it stands; says whether it is committed. Raises DataError as `insist` does."""
         directory, backend = self._parts.directory.checkpoints, self._parts.backend
-        attempt = f"attempt-{run.attempt:04d}-{self._failed}"
+        attempt = checkpoint.new_attempt(run.attempt, backend)
         try:
             checkpoint.save(directory, run.step, attempt, run.tensors(), run.state(), backend)
         except checkpoint.SaveError as error:
-            if run.step in checkpoint.committed_steps(directory):  # what failed came after COMMIT: the step stands
+            if error.committed:  # it could not be read back, so nothing is removed for it
                 self._report.event("checkpoint", step=run.step)
                 return True
             self._failed += 1
             self._retry_at = run.step + 2**self._failed
             if backend.processes.rank == 0:  # what was written of it would keep a full disk full, for the ledger too
-                shutil.rmtree(directory / checkpoint.step_name(run.step) / attempt, ignore_errors=True)
+                with suppress(OSError):
+                    checkpoint.discard(directory, run.step, attempt)
             self._report.event("save_failed", step=run.step, error=str(error))
             if self._failed >= self._keys.max_failed:
                 raise DataError(
@@ -67,8 +68,9 @@ class Saver:
     def _retain(self) -> None:
         """Remove old steps; what cannot be removed now is tried again after the next save."""
         try:
-            checkpoint.retain(self._parts.directory.checkpoints, self._keys.keep_last, self._keys.keep_every)
-        except OSError as error:
+            keys = self._keys
+            checkpoint.retain(self._parts.directory.checkpoints, keys.keep_last, keys.keep_every, keys.keep_hours)
+        except (OSError, DataError) as error:
             self._report.event("retain_failed", error=str(error))
 
     def insist(self, run: Run) -> None:

@@ -98,7 +98,11 @@ class Trained:
 
     def load(self, weights: Mapping[str, Tensor | Parted]) -> None:
         """Fill these, by their own names and however they are sharded."""
-        checkpoint.load_tensors(self.checkpoint, {f"{self.weights_are}.{name}": each for name, each in weights.items()})
+        checkpoint.load_tensors(
+            self.checkpoint,
+            {f"{self.weights_are}.{name}": each for name, each in weights.items()},
+            left=lambda name: not name.startswith(f"{self.weights_are}."),
+        )
 
     def provenance(self) -> dict[str, Any]:
         """What says where scores and exports come from."""

@@ -348,9 +348,10 @@ def test_runs_that_share_a_folder_of_checkpoints_do_not_mix(tmp_path: Path) -> N
     """`run_id=a steps=100` and `run_id=b steps=200` are alike in every identity key."""
     shared = schema.Checkpoint(directory=str(tmp_path))
     first, second = (schema.Job(run_id=run_id, checkpoint=shared) for run_id in ("a", "b"))
-    assert schema.checkpoint_directory(first) == tmp_path / "a"
-    assert schema.checkpoint_directory(second) == tmp_path / "b"
-    assert schema.checkpoint_directory(schema.Job(run_id="a")) == Path("runs/a/checkpoints")
+    assert schema.checkpoint_directory(first) == f"{tmp_path}/a"
+    assert schema.checkpoint_directory(second) == f"{tmp_path}/b"
+    assert schema.checkpoint_directory(schema.Job(run_id="a")) == "runs/a/checkpoints"
     # A run directory that was moved finds the same checkpoints.
-    assert schema.checkpoints_of(tmp_path / "moved", "a", str(tmp_path)) == tmp_path / "a"
-    assert schema.checkpoints_of(tmp_path / "moved", "a", None) == tmp_path / "moved" / "checkpoints"
+    assert schema.checkpoints_of(tmp_path / "moved", "a", str(tmp_path)) == f"{tmp_path}/a"
+    assert schema.checkpoints_of(tmp_path / "moved", "a", "gs://bucket/runs/") == "gs://bucket/runs/a"
+    assert schema.checkpoints_of(tmp_path / "moved", "a", None) == f"{tmp_path}/moved/checkpoints"

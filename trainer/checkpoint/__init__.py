@@ -1,16 +1,60 @@
-"""Checkpoints that can be trusted: sharded safetensors, a manifest of every byte, and a COMMIT that is written last."""
+"""Checkpoints that can be trusted: sharded safetensors, a manifest of every byte, and a COMMIT that is written last.
 
-from trainer.checkpoint.directory import Committed, SaveError, committed_steps, find, retain, save, step_name
-from trainer.checkpoint.parts import load_tensors, read_tensor
+What needs torch is loaded when it is first asked for: importing torch takes two seconds, and who looks at files only
+need not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, find, step_name
+from trainer.checkpoint.retention import retain
+from trainer.checkpoint.store import Store, open_store
+
+if TYPE_CHECKING:
+    from trainer.checkpoint.meeting import meet
+    from trainer.checkpoint.parts import Held, Holding, holding, load_tensors, read_tensor
+    from trainer.checkpoint.resume import newest_sound, verify_together
+    from trainer.checkpoint.saving import SaveError, commit, discard, new_attempt, save, verify_written, write_payload
+
+_WITH_TORCH = {
+    "saving": ("SaveError", "commit", "discard", "new_attempt", "save", "verify_written", "write_payload"),
+    "meeting": ("meet",),
+    "parts": ("Held", "Holding", "holding", "load_tensors", "read_tensor"),
+    "resume": ("newest_sound", "verify_together"),
+}
 
 __all__ = [
+    "BrokenError",
     "Committed",
+    "Held",
+    "Holding",
     "SaveError",
+    "Store",
+    "commit",
     "committed_steps",
+    "discard",
     "find",
+    "holding",
     "load_tensors",
+    "meet",
+    "new_attempt",
+    "newest_sound",
+    "open_store",
     "read_tensor",
     "retain",
     "save",
     "step_name",
+    "verify_together",
+    "verify_written",
+    "write_payload",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WITH_TORCH.items():
+        if name in names:
+            return getattr(importlib.import_module(f"trainer.checkpoint.{module}"), name)
+    raise AttributeError(name)

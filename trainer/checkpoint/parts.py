@@ -1,58 +1,63 @@
-"""Sharded tensors <-> safetensors files, on any mesh.
+"""Sharded tensors <-> the parts of a checkpoint, on any mesh.
 
 A process writes the parts it holds, each with its place in the whole tensor. A process that loads copies from the parts
 that overlap what it holds, so the mesh that saved and the mesh that loads need have nothing in common, and no process
-ever holds more than its own part. safetensors carries no code, unlike pickle.
+ever holds more than its own part.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from conf.exits import DataError
+from trainer.checkpoint.committed import Committed
+from trainer.checkpoint.payload import Payload
 from trainer.sharded import Parted, first_copy
 
-if TYPE_CHECKING:
-    from trainer.checkpoint.directory import Committed
+_MOST = 64 * 2**20  # bytes of a part that are read at once
 
 
 @dataclass(frozen=True)
-class Part:
-    """A box of a whole tensor, stored in a file under a name of its own."""
+class Held:
+    """A box of a whole tensor that this process is to write, and its values, wherever they lie."""
 
     tensor: str
-    file: str
-    key: str
     offset: list[int]
-    shape: list[int]
+    values: Tensor
 
 
-def write_parts(tensors: Mapping[str, Tensor | Parted], file: Path, first: bool) -> dict[str, Any]:
-    """Write this process's parts to one file; returns what the manifest says of them.
+@dataclass(frozen=True)
+class Holding:
+    """What one process is to write of some tensors.
+
+    tensors  name -> shape and dtype of the whole, the same on every process
+    parts    those that this process writes; their values may be the memory that training goes on to change
+    """
+
+    tensors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: list[Held] = field(default_factory=list)
+
+
+def holding(tensors: Mapping[str, Tensor | Parted], first: bool) -> Holding:
+    """What this process is to write of tensors, sharded or not; the same names on every process.
 
     Of copies, only the first is written: `first` says whether this process writes tensors that are not sharded.
     """
-    stored, parts, whole = {}, [], {}
+    made = Holding()
     for name, tensor in tensors.items():
-        whole[name] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-        held_parts = tensor.parts() if isinstance(tensor, Parted) else _own(tensor, first)
-        for number, (local, offset) in enumerate(held_parts):
-            key = f"{name}#{number}" if number else name
-            stored[key] = local.detach().to("cpu").contiguous()
-            parts.append(Part(name, file.name, key, offset, list(local.shape)))
-    save_file(stored, file)
-    return {"tensors": whole, "parts": [asdict(part) for part in parts]}
+        made.tensors[name] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        parts = tensor.parts() if isinstance(tensor, Parted) else _own(tensor, first)
+        made.parts.extend(Held(name, offset, values) for values, offset in parts)
+    return made
 
 
 def _own(tensor: Tensor, first: bool) -> list[tuple[Tensor, list[int]]]:
@@ -70,44 +75,74 @@ def held(tensor: Tensor, first: bool) -> tuple[Tensor, list[int], bool]:
     return tensor.to_local(), list(offset), first_copy(tensor)
 
 
+def no_more(name: str) -> bool:
+    """For `load_tensors`: every tensor of the checkpoint needs a place."""
+    return False
+
+
 @torch.no_grad()
-def load_tensors(checkpoint: Committed, tensors: Mapping[str, Tensor | Parted]) -> None:
+def load_tensors(
+    checkpoint: Committed, tensors: Mapping[str, Tensor | Parted], left: Callable[[str], bool] = no_more
+) -> None:
     """Fill each tensor in place from a checkpoint, whatever mesh either was made on.
 
-    Raises DataError where a tensor is missing or of another shape, or where a file that is needed is not what the
-    manifest says.
+    `left` says which tensors of the checkpoint need no place among these. Files that were not verified before are, so
+    that no tensor changes before all that is read was.
+
+    Raises DataError, and changes nothing, where a tensor is missing, has no place, or is of another shape or a dtype
+    whose values would be rounded, where a file that is needed is not what the manifest says, or storage does not
+    answer.
     """
+    if problems := list(_misfits(checkpoint, tensors, left)):
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise DataError(f"{checkpoint.payload} does not fit this model: {shown}")
+    checkpoint.verify(sorted({part.file for name in tensors for part in checkpoint.parts[name]}))
+    reader = Payload(checkpoint)
     for name, tensor in tensors.items():
-        saved = checkpoint.tensors.get(name)
-        if saved is None or saved["shape"] != list(tensor.shape):
-            found = "absent" if saved is None else f"of shape {saved['shape']}"
-            raise DataError(
-                f"{checkpoint.payload} does not fit this model: {name} of shape {list(tensor.shape)} is {found} in it"
-            )
-        parts = checkpoint.parts[name]
+        fill = functools.partial(_fill, reader, checkpoint, name)
         if isinstance(tensor, Parted):
-            tensor.fill(functools.partial(_read, checkpoint, parts))
+            tensor.fill(fill)
         else:
             local, offset, _ = held(tensor, first=True)
-            _fill(checkpoint, local, offset, parts)
+            fill(local, offset)
 
 
-def _read(checkpoint: Committed, parts: list[Part], local: Tensor, offset: list[int]) -> None:
-    _fill(checkpoint, local, offset, parts)
+def _misfits(
+    checkpoint: Committed, tensors: Mapping[str, Tensor | Parted], left: Callable[[str], bool]
+) -> Iterator[str]:
+    for name, tensor in tensors.items():
+        saved = checkpoint.tensors.get(name)
+        if saved is None:
+            yield f"{name} of shape {list(tensor.shape)} is absent in it"
+        elif saved["shape"] != list(tensor.shape):
+            yield f"{name} of shape {list(tensor.shape)} is of shape {saved['shape']} in it"
+        elif not _holds(tensor.dtype, getattr(torch, saved["dtype"])):
+            yield f"{name} of {str(tensor.dtype).removeprefix('torch.')} is of {saved['dtype']} in it"
+    for name in checkpoint.tensors:
+        if name not in tensors and not left(name):
+            yield f"{name} has no place in this model"
+
+
+def _holds(wide: torch.dtype, saved: torch.dtype) -> bool:
+    """Whether one dtype holds every value of another."""
+    if wide.is_floating_point != saved.is_floating_point:
+        return False
+    return torch.promote_types(wide, saved) == wide
 
 
 def read_tensor(checkpoint: Committed, name: str) -> Tensor:
     """One whole tensor on the host. Raises as `load_tensors` does."""
     saved = checkpoint.tensors[name]
     tensor = torch.empty(saved["shape"], dtype=getattr(torch, saved["dtype"]))
-    _fill(checkpoint, tensor, [0] * tensor.ndim, checkpoint.parts[name])
+    checkpoint.verify(sorted({part.file for part in checkpoint.parts[name]}))
+    _fill(Payload(checkpoint), checkpoint, name, tensor, [0] * tensor.ndim)
     return tensor
 
 
-def _fill(checkpoint: Committed, local: Tensor, offset: list[int], parts: list[Part]) -> None:
-    """Copy into `local`, which lies at `offset`, from every part that overlaps it."""
+def _fill(reader: Payload, checkpoint: Committed, name: str, local: Tensor, offset: list[int]) -> None:
+    """Copy into `local`, which lies at `offset`, from every part of a tensor that overlaps it."""
     filled = 0
-    for part in parts:
+    for part in checkpoint.parts[name]:
         first = [max(a, b) for a, b in zip(offset, part.offset, strict=True)]
         stop = [
             min(a + n, b + m)
@@ -117,9 +152,17 @@ def _fill(checkpoint: Committed, local: Tensor, offset: list[int], parts: list[P
             continue
         there = tuple(slice(a - at, b - at) for a, b, at in zip(first, stop, part.offset, strict=True))
         here = tuple(slice(a - at, b - at) for a, b, at in zip(first, stop, offset, strict=True))
-        with safe_open(checkpoint.verified(part.file), framework="pt") as file:
-            piece = file.get_slice(part.key)[there] if there else file.get_tensor(part.key)
-        local[here].copy_(piece)
-        filled += piece.numel()
+        if not there:
+            local.copy_(reader.rows(part, 0, 1))
+            filled += 1
+            continue
+        # Rows of a part lie one behind the other, so those that overlap are one run of bytes.
+        rows = max(1, _MOST // (math.prod(part.shape[1:]) * local.element_size()))
+        for begin in range(there[0].start, there[0].stop, rows):
+            end = min(begin + rows, there[0].stop)
+            piece = reader.rows(part, begin, end)[:, *there[1:]]
+            at = here[0].start + begin - there[0].start
+            local[at : at + end - begin, *here[1:]].copy_(piece)
+            filled += piece.numel()
     if filled != local.numel():
-        raise DataError(f"{checkpoint.payload} holds {filled} of {local.numel()} values of a tensor: it is incomplete")
+        raise DataError(f"{checkpoint.payload} holds {filled} of {local.numel()} values of {name}: it is incomplete")

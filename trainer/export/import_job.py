@@ -58,10 +58,9 @@ def import_weights(job: schema.Job) -> int:
     with held(run):
         if (run / "config.yaml").is_file() and read_config(run)["identity"] != identity:
             raise ConfigError(f"{run} holds something else than {folder}: give the import another run_id or name")
-        directory = schema.checkpoints_of(run, run_id, job.checkpoint.directory)
+        directory = checkpoint.open_store(schema.checkpoints_of(run, run_id, job.checkpoint.directory))
         if checkpoint.find(directory) is None:
             with writing(run):
-                directory.mkdir(parents=True, exist_ok=True)
                 stated = yaml.safe_dump(document(job, run_id, identity), sort_keys=False).encode()
                 for name, content in (("tokenizer.model", model.read_bytes()), ("config.yaml", stated)):
                     partial = run / f"{name}.partial"  # whole or not at all: a full disk must not leave half of it
@@ -74,13 +73,13 @@ def import_weights(job: schema.Job) -> int:
     return DONE
 
 
-def commit(job: schema.Job, directory: Path, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
+def commit(job: schema.Job, directory: checkpoint.Store, weights: Mapping[str, Tensor], state: dict[str, Any]) -> None:
     """Save the weights as step 0. Raises DataError where the disk does not take them."""
     # Nothing is computed: one process writes, whatever the job that will train is to run on.
     alone = dataclasses.replace(job, backend=schema.Backend("cpu"), mesh=schema.Mesh())
-    backend, step = choose(alone), directory / checkpoint.step_name(0)
-    attempt = f"import-{len(list(step.glob('import-*'))) + 1}"  # a name that no try had which was cut short
+    backend = choose(alone)
     try:
+        attempt = checkpoint.new_attempt(0, backend)
         named = {f"model.{name}": tensor for name, tensor in weights.items()}
         checkpoint.save(directory, 0, attempt, named, {"step": 0, "tokens_seen": 0, **state}, backend)
     except checkpoint.SaveError as error:

@@ -53,6 +53,8 @@ class Report:
                 device=self._backend.device.type,
                 directory=str(self._directory.path),
             )
+            for facts in self._directory.quarantined:  # recorded when it happened
+                self._terminal.say("quarantined", facts)
         return self
 
     def __exit__(self, *error: object) -> None:

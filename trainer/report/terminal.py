@@ -13,6 +13,7 @@ _EVENTS = {
     "checkpoint": "checkpoint of step {step}",
     "save_failed": "the checkpoint of step {step} FAILED: {error}",
     "retain_failed": "an old checkpoint could not be removed: {error}",
+    "quarantined": "the checkpoint of step {step} is BROKEN and was put aside: {reason}",
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",

@@ -1,0 +1,129 @@
+"""What a run goes on from: the newest step that is whole, the same on every process, and every byte of it verified.
+
+A newer one that is broken is put into quarantine. That storage does not answer says nothing of what it holds: the run
+then ends, and nothing is put aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from conf.exits import DataError
+from trainer.backend import Backend
+from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, in_quarantine, opened
+from trainer.checkpoint.quarantine import finish, quarantine
+from trainer.checkpoint.store import Patient, Store, patient
+
+Answer = TypeVar("Answer")
+Tell = Callable[[int, str], None]
+
+_DIGITS = 12  # of a digest that processes compare: `Backend.agree` keeps whole numbers of up to 53 bits
+
+
+def newest_sound(place: Store | Path | str, backend: Backend, tell: Tell) -> Committed | None:
+    """The newest committed step that is whole, its files verified; None where none was ever committed. All call it.
+
+    `tell` is called on the first process with each step that is put into quarantine, and the reason.
+
+    Raises DataError, on every process, where none is whole, where storage does not answer, or processes see different
+    checkpoints.
+    """
+    store = patient(place)
+    while (checkpoint := _chosen(store, backend, tell)) is not None:
+        faults = _faults(checkpoint, backend)
+        if not faults:
+            return checkpoint
+        _put_aside(store, backend, tell, checkpoint.broken(*faults[0]))
+    return None
+
+
+def verify_together(checkpoint: Committed, backend: Backend) -> None:
+    """Hold every file against the manifest, each by one of the processes, which all call it with the same checkpoint.
+
+    Raises DataError on all of them where one is broken, or storage does not answer.
+    """
+    if faults := _faults(checkpoint, backend):
+        raise checkpoint.broken(*faults[0])
+
+
+def _faults(checkpoint: Committed, backend: Backend) -> list[tuple[str, int]]:
+    """The files that are broken and how, the same on every process."""
+    rank, size = backend.processes.rank, backend.processes.size
+    files = sorted(checkpoint.files, key=lambda name: (-checkpoint.files[name]["bytes"], name))
+    own = _on_all(backend, lambda: {name: checkpoint.fault(name) for name in files[rank::size]})
+    faults = backend.agree([own.get(name, 0) for name in files]) if files else []
+    found = [(name, int(fault)) for name, fault in zip(files, faults, strict=True) if fault]
+    if not found:
+        checkpoint.verified.update(files)
+    return found
+
+
+def _chosen(store: Patient, backend: Backend, tell: Tell) -> Committed | None:
+    """The newest step whose manifest is whole, as the first process sees it and all others, too."""
+    first = backend.processes.rank == 0
+    chosen = _on_all(backend, lambda: _choose(store, tell) if first else None)
+    said = [0, 0] if not first else [-1, 0] if chosen is None else [chosen.step, _number(chosen.sha256)]
+    step, number = map(int, backend.agree(said))
+    return None if step < 0 else _on_all(backend, lambda: chosen or _same(store, step, number))
+
+
+def _put_aside(store: Patient, backend: Backend, tell: Tell, broken: BrokenError) -> None:
+    """Put a step into quarantine, by the first process; told before, so that no death in between hides it."""
+
+    def put() -> None:
+        if backend.processes.rank == 0:
+            tell(broken.step, broken.reason)
+            quarantine(store, broken.step, broken.reason)
+
+    _on_all(backend, put)
+
+
+def _choose(store: Patient, tell: Tell) -> Committed | None:
+    """The newest step whose manifest is whole; those that are newer are put into quarantine. None: none was committed.
+
+    Raises DataError where steps are in quarantine, and none is left.
+    """
+    finish(store)
+    for step in reversed(committed_steps(store)):
+        try:
+            return opened(store, step)
+        except BrokenError as broken:
+            tell(step, broken.reason)
+            quarantine(store, step, broken.reason)
+    if aside := in_quarantine(store):
+        steps = "; ".join(f"step {step}: {reason}" for step, reason in aside.items())
+        raise DataError(
+            f"no checkpoint in {store} is whole ({steps}): restore one from a copy; or, to begin anew, move that "
+            "folder away or give the run another run_id"
+        )
+    return None
+
+
+def _same(store: Patient, step: int, number: int) -> Committed:
+    """The step that the first process chose, as this one sees it."""
+    checkpoint = opened(store, step)
+    if _number(checkpoint.sha256) != number:
+        raise DataError(f"processes see different checkpoints of step {step} in {store}: it is not one folder to all")
+    return checkpoint
+
+
+def _number(digest: str) -> int:
+    return int(digest[:_DIGITS], 16)
+
+
+def _on_all(backend: Backend, action: Callable[[], Answer]) -> Answer:
+    """What an action gives on this process, once it worked on all. Raises DataError on every one where it did not."""
+    failure: OSError | DataError | None = None
+    try:
+        answer = action()
+    except (OSError, DataError) as error:
+        failure = error
+    (failed,) = backend.agree([failure is not None])
+    if isinstance(failure, DataError):
+        raise failure
+    if failed:
+        told = "another process could not read or change the checkpoints" if failure is None else str(failure)
+        raise DataError(f"{told}: see what it said, and start again once the storage answers") from failure
+    return answer

@@ -1,0 +1,190 @@
+"""How a step is committed, in phases that each process takes on its own.
+
+First `write_payload` on every process; when all are done, `commit` on one; then `verify_written` on every process, and
+only when all found what they wrote may older steps go. None of them waits for another process, so a thread beside
+training may run them; `save` runs them all at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from conf.exits import DataError
+from trainer.backend import Backend
+from trainer.checkpoint.committed import COMMIT, FORMAT, MANIFEST, BrokenError, Part, digest_of, sealed, step_name
+from trainer.checkpoint.parts import Holding, holding
+from trainer.checkpoint.payload import write_tensors
+from trainer.checkpoint.quarantine import quarantine
+from trainer.checkpoint.store import Patient, Store, open_store, patient
+from trainer.sharded import Parted
+
+_RANDOM_BITS = 48  # of an attempt's name: `Backend.agree` keeps whole numbers of up to 53
+
+
+class SaveError(Exception):
+    """A checkpoint could not be written or verified; every process raises it together.
+
+    committed  whether the step is committed all the same: it was, and could not be read back
+    """
+
+    def __init__(self, message: str, committed: bool = False) -> None:
+        super().__init__(message)
+        self.committed = committed
+
+
+def new_attempt(number: int, backend: Backend) -> str:
+    """A folder name that no other try at any step has, whatever was lost, the same on every process; all call it."""
+    drawn = secrets.randbits(_RANDOM_BITS) if backend.processes.rank == 0 else 0
+    (agreed,) = backend.agree([drawn])
+    return f"attempt-{number:04d}-{int(agreed):0{_RANDOM_BITS // 4}x}"
+
+
+def write_payload(store: Store, step: int, attempt: str, rank: int, held: Holding) -> dict[str, Any]:
+    """Write what one process holds, then an index of it, which is returned: files, parts, and tensors as a whole.
+
+    Raises OSError where the store does not take it.
+    """
+    payload, file = store.within(f"{step_name(step)}/{attempt}"), f"rank-{rank:05d}.safetensors"
+    stored: dict[str, Tensor] = {}
+    parts: list[Part] = []
+    for part in held.parts:
+        key = f"{part.tensor}#{len(parts)}" if part.tensor in stored else part.tensor
+        stored[key] = part.values
+        parts.append(Part(part.tensor, file, key, part.offset, list(part.values.shape)))
+    entry = write_tensors(payload, file, stored)
+    index = {"files": {file: entry}, "tensors": held.tensors, "parts": [asdict(part) for part in parts]}
+    payload.create(_index_name(rank), json.dumps(index).encode())
+    return index
+
+
+def commit(store: Store, step: int, attempt: str, processes: int, state: dict[str, Any]) -> None:
+    """Make one manifest of what so many processes wrote, then the COMMIT, after which the step exists.
+
+    Raises OSError where the store does not take it, or has committed the step before; DataError where what was written
+    is no whole checkpoint.
+    """
+    folder = store.within(step_name(step))
+    payload = folder.within(attempt)
+    indexes = [json.loads(payload.read(_index_name(rank))) for rank in range(processes)]
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "tensors": indexes[0]["tensors"],
+        "parts": [part for index in indexes for part in index["parts"]],
+        "files": {name: entry for index in indexes for name, entry in index["files"].items()},
+        "state": state,
+    }
+    _refuse_gaps(manifest, f"{payload}")
+    data = json.dumps(manifest).encode()
+    payload.create(MANIFEST, data)
+    for rank in range(processes):
+        payload.delete(_index_name(rank))
+    digest = hashlib.sha256(data).hexdigest()
+    said = sealed({"format": FORMAT, "attempt": attempt, "manifest_sha256": digest, "time": time.time()})
+    try:
+        folder.create(COMMIT, said)
+    except OSError:
+        # An answer may get lost on its way, and a client that then asked again is told that the file is there.
+        if _read_if_there(folder, COMMIT) != said:
+            raise
+
+
+def _refuse_gaps(manifest: dict[str, Any], where: str) -> None:
+    """Raise DataError where the parts of a tensor are not all of it."""
+    stored = dict.fromkeys(manifest["tensors"], 0)
+    for part in manifest["parts"]:
+        stored[part["tensor"]] += math.prod(part["shape"])
+    for name, whole in manifest["tensors"].items():
+        if stored[name] != math.prod(whole["shape"]):
+            raise DataError(f"{where} has {stored[name]} of {math.prod(whole['shape'])} values of {name}")
+
+
+def verify_written(store: Store, step: int, attempt: str, index: dict[str, Any]) -> None:
+    """Read back from storage what one process wrote. Raises BrokenError where it is not that; OSError."""
+    payload = store.within(f"{step_name(step)}/{attempt}")
+    for name, entry in index["files"].items():
+        payload.forget(name)
+        if payload.size(name) != entry["bytes"] or digest_of(payload, name, entry["bytes"]) != entry["sha256"]:
+            raise BrokenError(f"{payload}/{name} does not read back as it was written", step)
+
+
+def discard(store: Store, step: int, attempt: str) -> None:
+    """Remove what a failed attempt wrote: it would keep a full disk full. Raises OSError."""
+    for name in store.names(f"{step_name(step)}/{attempt}"):
+        store.delete(name)
+
+
+def save(
+    place: Store | Path | str,
+    step: int,
+    attempt: str,
+    tensors: Mapping[str, Tensor | Parted],
+    state: dict[str, Any],
+    backend: Backend,
+) -> None:
+    """Write, commit and verify one step; every process calls it. All must see the same place.
+
+    Args:
+        attempt: a folder name that no earlier try at this step had, such as `new_attempt` gives.
+        tensors: name -> tensor, sharded or not; the same names on every process.
+        state: what else a restart needs, as JSON.
+
+    Raises:
+        SaveError: on every process when one of them could not write, or what was committed does not read back; the step
+            is then in quarantine. Earlier steps are untouched.
+    """
+    store, rank = open_store(place), backend.processes.rank
+    where = f"{store}/{step_name(step)}/{attempt}"
+    index: dict[str, Any] = {}
+
+    def write() -> None:
+        index.update(write_payload(store, step, attempt, rank, holding(tensors, first=rank == 0)))
+
+    def commit_all() -> None:
+        if rank == 0:
+            commit(store, step, attempt, backend.processes.size, state)
+
+    for phase in (write, commit_all):
+        failure = _failure(phase)
+        (failed,) = backend.agree([failure is not None])
+        if failed:
+            raise SaveError(_message(f"{where} could not be written", failure)) from failure
+    failure = _failure(lambda: verify_written(store, step, attempt, index))
+    broken, failed = backend.agree([isinstance(failure, BrokenError), failure is not None])
+    if broken and rank == 0:
+        quarantine(patient(store), step, _message(f"{where} does not read back as it was written", failure))
+    if failed:
+        raise SaveError(_message(f"{where} could not be read back", failure), committed=not broken) from failure
+
+
+def _failure(phase: Callable[[], None]) -> Exception | None:
+    try:
+        phase()
+    except (OSError, DataError) as error:
+        return error
+    return None
+
+
+def _message(what: str, failure: Exception | None) -> str:
+    return f"{what} by another process" if failure is None else f"{what}: {failure}"
+
+
+def _index_name(rank: int) -> str:
+    return f"rank-{rank:05d}.json"
+
+
+def _read_if_there(store: Store, name: str) -> bytes | None:
+    try:
+        return Patient(store).read(name)
+    except FileNotFoundError:
+        return None
