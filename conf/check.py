@@ -11,6 +11,7 @@ from conf.schema import (
     CHOICES,
     LANES,
     SOURCE_KINDS,
+    Checkpoint,
     Data,
     Job,
     axes,
@@ -21,7 +22,8 @@ from conf.schema import (
 
 POSITIVE = (
     "steps", "tokens_per_step", "micro_batch", "data.sequence_length", "data.window_blocks", "checkpoint.every",
-    "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "evaluate.batch_tokens", "evaluate.rows",
+    "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "checkpoint.retry_seconds",
+    "evaluate.batch_tokens", "evaluate.rows",
     "curate.workers",
     "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
     "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
@@ -29,6 +31,7 @@ POSITIVE = (
 POSITIVE_OR_NULL = (
     "launch.processes",
     "checkpoint.keep_every",
+    "checkpoint.bucket_every",
     "checkpoint.keep_hours",
     "evaluate.every",
     "evaluate.limit",
@@ -91,8 +94,26 @@ def check(job: Job, kind: str = "train") -> list[str]:
     if problems:
         return problems  # the sums below would only repeat them
     found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job) + _check_xla(job)
+    found += _check_bucket(job.checkpoint)
     # A plan is asked which batch to take, so it does not refuse one.
     return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
+
+
+def _check_bucket(keys: Checkpoint) -> list[str]:
+    if keys.bucket is None:
+        every = keys.bucket_every
+        return (
+            [] if every is None else [f"checkpoint.bucket_every={every} has no checkpoint.bucket to copy to: name one"]
+        )
+    problems = []
+    if keys.bucket_every is not None and keys.bucket_every % keys.every:
+        problems.append(
+            f"checkpoint.bucket_every={keys.bucket_every} must be a multiple of checkpoint.every={keys.every}: what is "
+            "copied is a checkpoint"
+        )
+    if keys.directory is not None and keys.bucket.rstrip("/") == keys.directory.rstrip("/"):
+        problems.append(f"checkpoint.bucket={keys.bucket} is checkpoint.directory, too: name a second place, or none")
+    return problems
 
 
 def _check_mixture(data: Data) -> list[str]:

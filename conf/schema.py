@@ -184,7 +184,16 @@ class Checkpoint:
         "a folder or bucket (gs://..., s3://...) where each run's checkpoints get a folder of their own, named by run "
         "id (null: runs/<run_id>/checkpoints)",
     )
-    max_failed: int = key(3, "failed saves in a row before the run stops with exit code 79")
+    bucket: Optional[str] = key(
+        None,
+        "a second place, such as gs://bucket/folder, that committed checkpoints are copied to in the background; the "
+        "newest of both places is what a run resumes from (null: none)",
+    )
+    bucket_every: Optional[int] = key(
+        None, "steps between checkpoints that are copied to checkpoint.bucket (null: each); the last step always is"
+    )
+    max_failed: int = key(3, "failed saves in a row, to one place, before the run stops with exit code 79")
+    retry_seconds: float = key(30.0, "pause before a failed save is tried again; doubles with each failure in a row")
 
 
 @dataclass
@@ -417,6 +426,12 @@ def named_run(run: str) -> Path:
 def checkpoint_directory(job: Job) -> str:
     """Where the run's checkpoints go: a folder or a URL."""
     return checkpoints_of(run_directory(run_id(job)), run_id(job), job.checkpoint.directory)
+
+
+def checkpoint_bucket(job: Job) -> str | None:
+    """Where copies of the run's checkpoints go: a URL or a folder; None: nowhere."""
+    bucket = job.checkpoint.bucket
+    return None if bucket is None else checkpoints_of(run_directory(run_id(job)), run_id(job), bucket)
 
 
 def checkpoints_of(run: Path, run_id: str, directory: str | None) -> str:

@@ -160,8 +160,9 @@ def claim(
         said = directory.claim()
         keep_tokenizer(tokenizer, directory.path / "tokenizer.model")
     (attempt,) = map(int, backend.agree([said]))  # every process waits here for the first
-    checkpoint.meet(directory.checkpoints, backend)
-    last = checkpoint.newest_sound(directory.checkpoints, backend, functools.partial(directory.put_aside, attempt))
+    for place in directory.places:
+        checkpoint.meet(place, backend)
+    last = checkpoint.newest_sound(directory.places, backend, functools.partial(directory.put_aside, attempt))
     if first and last is None:
         if directory.left_behind:
             raise ConfigError(

@@ -32,6 +32,9 @@ class RunDirectory:
         self.run_id = schema.run_id(job)
         self.path = schema.run_directory(self.run_id)
         self.checkpoints = open_store(schema.checkpoint_directory(job))
+        bucket = schema.checkpoint_bucket(job)
+        self.bucket = None if bucket is None else open_store(bucket)
+        self.places = [self.checkpoints] if self.bucket is None else [self.checkpoints, self.bucket]
         self._job = job
         self.changes: list[tuple[str, Any, Any]] = []  # (key, value at the attempt before, value now)
         self.left_behind: str | None = None  # another place where the attempt before left checkpoints

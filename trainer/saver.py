@@ -1,82 +1,255 @@
-"""Saves of a run: a failed one is an incident that is reported and tried again, not the end, until too many fail."""
+"""Saves of a run: beside the steps, in one place or two, and never the end of it until too many have failed.
+
+What is written is a copy in host memory, so that the steps go on meanwhile. There is one such copy: a save that becomes
+due while another is still being written waits for it.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from types import TracebackType
 
 from conf import schema
-from conf.exits import DataError
+from conf.exits import DataError, DivergedError
 from trainer import checkpoint
 from trainer.build import Parts
+from trainer.checkpoint import Folder, Holding, Index, Snapshot, Store
 from trainer.report import Report
 from trainer.run import Run
+from trainer.together import ElsewhereError, Task, Tasks, Together
+
+_POLL = 1.0  # seconds a process waits for its own task before it shows the others that it is alive
+INCIDENTS = (OSError, DataError, ElsewhereError)
+
+
+class Place:
+    """Where checkpoints go, and how it goes there.
+
+    step    newest that this job committed there
+    saving  the one that is under way, or was
+    failed  saves in a row that did not work
+    retry   whether the pause after the last of these is over, as all agree
+    """
+
+    FLAGS = Together.FLAGS + 1
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.work = store, Together()
+        self.step: int | None = None
+        self.saving: int | None = None
+        self.failed, self.retry = 0, False
+        self._retry_at: float | None = None
+
+    def begin(self, step: int, tasks: Tasks) -> None:
+        """Start on a save."""
+        self.saving, self.retry, self._retry_at = step, False, None
+        self.work.begin(tasks)
+
+    def flags(self, rank: int) -> list[float]:
+        """What this process adds to the agreement; of the pause the clock of the first one decides."""
+        over = rank == 0 and self._retry_at is not None and time.monotonic() >= self._retry_at
+        return [*self.work.flags(rank), float(over)]
+
+    def agreed(self, sums: Sequence[float], processes: int) -> None:
+        """Go on as the sums of all flags say."""
+        self.retry = sums[-1] > 0
+        self.work.agreed(sums[:-1], processes)
+
+    def count_failure(self, pause: float) -> None:
+        """One more; the pauses between them double."""
+        self._retry_at = time.monotonic() + pause * 2.0**self.failed
+        self.failed += 1
+
+    def count_success(self, step: int) -> None:
+        """This step stands."""
+        self.step, self.failed = step, 0
 
 
 class Saver:
-    """Commits a run to its checkpoint directory and counts failures in a row."""
+    """Commits a run to `checkpoint.directory`, and copies what is committed there to `checkpoint.bucket`."""
 
     def __init__(self, job: schema.Job, parts: Parts, report: Report) -> None:
-        self._keys, self._parts, self._report = job.checkpoint, parts, report
-        self._failed = 0
-        self._retry_at: int | None = None
+        self._keys, self._backend, self._report = job.checkpoint, parts.backend, report
+        self._directory = Place(parts.directory.checkpoints)
+        self._bucket = None if parts.directory.bucket is None else Place(parts.directory.bucket)
+        self._places = [self._directory] if self._bucket is None else [self._directory, self._bucket]
+        self._snapshot = Snapshot()
+        self._put_off = False
+        self._wanted: int | None = None  # the step that the bucket is to get next
+        self._attempt = 0
 
-    def owes(self, step: int) -> bool:
-        """Whether a save that failed or was put off is to be tried after this step."""
-        return step == self._retry_at
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, DivergedError):  # which all raise together; what was sound before is worth keeping
+            self.settle()
+
+    def flags(self) -> list[float]:
+        """What this process adds to the agreement of a step."""
+        rank = self._backend.processes.rank
+        return [flag for place in self._places for flag in place.flags(rank)]
+
+    def agreed(self, sums: Sequence[float]) -> None:
+        """Go on with what is under way, as the sums of all flags say.
+
+        Raises DataError (exit code 79) once `checkpoint.max_failed` saves in a row have failed.
+        """
+        for number, place in enumerate(self._places):
+            place.agreed(sums[number * Place.FLAGS : (number + 1) * Place.FLAGS], self._backend.processes.size)
+        bucket = self._bucket
+        if bucket and not bucket.work.busy and self._wanted is not None and (bucket.retry or not bucket.failed):
+            self._copy(bucket, self._wanted)
+
+    def owes(self) -> bool:
+        """Whether a save that failed or was put off is to be tried now."""
+        return self._put_off or (self._directory.retry and not self._directory.work.busy)
 
     def save(self, run: Run) -> None:
-        """Commit the run; what fails is tried again some steps on, as `owes` says. Every process calls it.
+        """Begin to commit the run as it stands; every process calls it, and `agreed` completes it.
 
-        Raises as `insist` does. While steps are skipped the save is put off: where what they meet is a broken model,
-        it would take the place of a sound one.
+        While steps are skipped the save is put off: where what they meet is a broken model, it would take the place of
+        a sound one.
         """
-        if run.in_a_row:
-            self._retry_at = run.step + 1
-        else:
-            self._commit(run)
+        self._put_off = run.in_a_row > 0
+        if not self._put_off:
+            self._wait_for(self._directory)
+            self._begin(run, self._snapshot.take(run.tensors(), self._first))
 
-    def _commit(self, run: Run) -> bool:
-        """Try to commit the run as it stands; says whether it is committed. Raises DataError as `insist` does."""
-        directory, backend = self._parts.directory.checkpoints, self._parts.backend
-        attempt = checkpoint.new_attempt(run.attempt, backend)
-        try:
-            checkpoint.save(directory, run.step, attempt, run.tensors(), run.state(), backend)
-        except checkpoint.SaveError as error:
-            if error.committed:  # it could not be read back, so nothing is removed for it
-                self._report.event("checkpoint", step=run.step)
-                return True
-            self._failed += 1
-            self._retry_at = run.step + 2**self._failed
-            if backend.processes.rank == 0:  # what was written of it would keep a full disk full, for the ledger too
-                with suppress(OSError):
-                    checkpoint.discard(directory, run.step, attempt)
-            self._report.event("save_failed", step=run.step, error=str(error))
-            if self._failed >= self._keys.max_failed:
-                raise DataError(
-                    f"{self._failed} saves in a row failed, the last with: {error}. Committed steps in {directory}: "
-                    f"{checkpoint.committed_steps(directory) or 'none'}. Free space there and start again; or move "
-                    "that folder to another disk, and name its parent with checkpoint.directory"
-                ) from error
-            return False
-        self._failed, self._retry_at = 0, None
-        self._report.event("checkpoint", step=run.step)
-        if backend.processes.rank == 0:
-            self._retain()
-        return True
+    def finish(self, run: Run) -> None:
+        """Commit the run everywhere before the process ends: try again, after a pause that grows, until it works.
 
-    def _retain(self) -> None:
-        """Remove old steps; what cannot be removed now is tried again after the next save."""
-        try:
-            keys = self._keys
-            checkpoint.retain(self._parts.directory.checkpoints, keys.keep_last, keys.keep_every, keys.keep_hours)
-        except (OSError, DataError) as error:
-            self._report.event("retain_failed", error=str(error))
-
-    def insist(self, run: Run) -> None:
-        """Commit before the process ends: try again, after a pause that grows, until it works.
-
-        Raises DataError (exit code 79) after `checkpoint.max_failed` failures in a row.
+        Raises DataError as `agreed` does.
         """
-        while not self._commit(run):
-            time.sleep(2.0**self._failed)
+        self._wait_for(self._directory)
+        while self._directory.step != run.step:
+            self._pause(self._directory)
+            self._begin(run, checkpoint.holding(run.tensors(), self._first))
+            self._wait_for(self._directory)
+        if self._bucket is not None:
+            self._wait_for(self._bucket)
+            while self._bucket.step != run.step:
+                self._pause(self._bucket)
+                self._copy(self._bucket, run.step)
+                self._wait_for(self._bucket)
+
+    def settle(self) -> None:
+        """Wait until nothing is under way. Raises DataError as `agreed` does."""
+        for place in self._places:
+            self._wait_for(place)
+
+    @property
+    def _first(self) -> bool:
+        return self._backend.processes.rank == 0
+
+    def _wait_for(self, place: Place) -> None:
+        while place.work.busy:
+            if place.work.task is not None:
+                concurrent.futures.wait([place.work.task], timeout=_POLL)
+            self.agreed(self._backend.agree(self.flags()))
+
+    def _pause(self, place: Place) -> None:
+        if place.failed:
+            time.sleep(min(2.0**place.failed, self._keys.retry_seconds))
+
+    def _begin(self, run: Run, holding: Holding) -> None:
+        place, step, state, processes = self._directory, run.step, run.state(), self._backend.processes
+        self._attempt = run.attempt
+        attempt = checkpoint.new_attempt(run.attempt, self._backend)
+
+        def write() -> Index:
+            return checkpoint.write_payload(place.store, step, attempt, processes.rank, holding)
+
+        def commit() -> None:
+            checkpoint.commit(place.store, step, attempt, processes.size, state)
+
+        place.begin(step, self._save(place, step, attempt, write, commit))
+
+    def _copy(self, bucket: Place, step: int) -> None:
+        """Begin to copy a committed step to the bucket, each process what it wrote."""
+        source, rank, self._wanted = self._directory.store, self._backend.processes.rank, None
+        attempt = checkpoint.new_attempt(self._attempt, self._backend)
+
+        def write() -> Index:
+            return checkpoint.copy_payload(source, bucket.store, step, attempt, rank)
+
+        def commit() -> None:
+            checkpoint.copy_commit(source, bucket.store, step, attempt)
+
+        bucket.begin(step, self._save(bucket, step, attempt, write, commit))
+
+    def _save(self, place: Place, step: int, attempt: str, write: Callable[[], Index], commit: Task) -> Tasks:
+        """Every process writes, the first commits, every process reads back what it wrote, and old steps may go."""
+        store, where = place.store, {"step": step, "place": str(place.store)}
+        index: Index = {}
+
+        def write_own() -> None:
+            index.update(write())
+
+        def only_first(task: Task) -> Task | None:
+            return task if self._first else None
+
+        try:
+            yield write_own
+            yield only_first(commit)
+        except INCIDENTS as error:
+            self._failed(place, step, attempt, error)
+            return
+        self._report.event("checkpoint" if place is self._directory else "copied", **where)
+        try:
+            yield functools.partial(checkpoint.verify_written, store, step, attempt, index)
+        except INCIDENTS as error:
+            self._report.event("unverified", **where, error=str(error))
+            try:
+                yield only_first(functools.partial(checkpoint.refuse_broken, store, step))
+            except INCIDENTS as broken:
+                self._failed(place, step, attempt, broken)
+            else:  # storage does not answer: what was committed stands, and nothing older may go
+                place.count_success(step)
+            return
+        place.count_success(step)
+        every = self._keys.bucket_every or self._keys.every
+        if self._bucket is not None and place is self._directory and step % every == 0:
+            self._wanted = step
+        held = (
+            [] if self._bucket is None else [step for step in (self._wanted, self._bucket.saving) if step is not None]
+        )
+        try:
+            yield only_first(lambda: self._retain(place, held))
+        except INCIDENTS as error:  # tried again after the next save
+            self._report.event("retain_failed", **where, error=str(error))
+
+    def _retain(self, place: Place, held: Sequence[int]) -> None:
+        keys = self._keys
+        checkpoint.retain(place.store, keys.keep_last, keys.keep_every, keys.keep_hours, held)
+
+    def _failed(self, place: Place, step: int, attempt: str, error: Exception) -> None:
+        """Count it, tell it, and want it again. Raises DataError once too many have failed."""
+        place.count_failure(self._keys.retry_seconds)
+        if place is self._bucket:
+            self._wanted = max(step, self._wanted or 0)
+        if self._first and isinstance(place.store, Folder):
+            # What was written of it would keep a full disk full, for the ledger too. In a bucket retention removes it.
+            checkpoint.discard(place.store, step, attempt)
+        elif not self._first and not isinstance(error, ElsewhereError):
+            print(f"process {self._backend.processes.rank}: {error}", file=sys.stderr)
+        told = f"{place.store}/{checkpoint.step_name(step)}/{attempt} could not be written: {error}"
+        self._report.event("save_failed", step=step, place=str(place.store), error=told)
+        if place.failed >= self._keys.max_failed:
+            raise DataError(
+                f"{place.failed} saves in a row failed, the last with: {told}. Committed steps in {place.store}: "
+                f"{_known(place.store)}. Free space there and start again; or move that folder to another disk, and "
+                "name its parent with checkpoint.directory"
+            ) from error
+
+
+def _known(store: Store) -> str:
+    """The committed steps of a store that may not answer."""
+    try:
+        return str(checkpoint.committed_steps(store) or "none")
+    except DataError as error:
+        return f"unknown, as {error}"

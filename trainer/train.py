@@ -53,10 +53,10 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
         closing(micro_batches_from(job, run, parts)) as stream,
         Report(job, run, parts, clock) as report,
         Profiler(job, run, parts, report) as profiler,
+        Saver(job, parts, report) as saver,
     ):
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
-        saver = Saver(job, parts, report)
         batches = backend.feed(stream)
         clock.begin("step")
         while run.step < job.steps:
@@ -73,17 +73,18 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
             # Agreed once a step: the save and the exit must be the same everywhere. Waits for the device.
-            (stopping,) = backend.agree([stop.asked_by is not None])
+            stopping, *saving = backend.agree([stop.asked_by is not None, *saver.flags()])
             report.push(run.step, metrics, learning_rate=learning_rate, samples_done=run.cursor.samples_done)
 
+            saver.agreed(saving)
             last = stopping > 0 or run.step == job.steps
             if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):
                 with clock.during("evaluate"):
                     report.add(held_out_loss=held_out_loss(job, run.model, parts.held_out, backend))
-            if last or due(run.step, job.checkpoint.every) or saver.owes(run.step):
+            if last or due(run.step, job.checkpoint.every) or saver.owes():
                 report.flush()  # what ends a run that diverged raises here, before it is saved
                 with clock.during("save"):
-                    saver.insist(run) if last else saver.save(run)
+                    saver.finish(run) if last else saver.save(run)
             if stopping:
                 report.event("stop", step=run.step)
                 return STOPPED

@@ -11,16 +11,40 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, find, step_name
 from trainer.checkpoint.retention import retain
-from trainer.checkpoint.store import Store, open_store
+from trainer.checkpoint.store import Folder, Store, open_store
 
 if TYPE_CHECKING:
+    from trainer.checkpoint.copying import copy_commit, copy_payload
     from trainer.checkpoint.meeting import meet
     from trainer.checkpoint.parts import Held, Holding, holding, load_tensors, read_tensor
     from trainer.checkpoint.resume import newest_sound, verify_together
-    from trainer.checkpoint.saving import SaveError, commit, discard, new_attempt, save, verify_written, write_payload
+    from trainer.checkpoint.saving import (
+        Index,
+        SaveError,
+        commit,
+        discard,
+        new_attempt,
+        refuse_broken,
+        save,
+        verify_written,
+        write_payload,
+    )
+    from trainer.checkpoint.snapshot import Snapshot
 
 _WITH_TORCH = {
-    "saving": ("SaveError", "commit", "discard", "new_attempt", "save", "verify_written", "write_payload"),
+    "copying": ("copy_commit", "copy_payload"),
+    "snapshot": ("Snapshot",),
+    "saving": (
+        "Index",
+        "SaveError",
+        "commit",
+        "discard",
+        "new_attempt",
+        "refuse_broken",
+        "save",
+        "verify_written",
+        "write_payload",
+    ),
     "meeting": ("meet",),
     "parts": ("Held", "Holding", "holding", "load_tensors", "read_tensor"),
     "resume": ("newest_sound", "verify_together"),
@@ -29,12 +53,17 @@ _WITH_TORCH = {
 __all__ = [
     "BrokenError",
     "Committed",
+    "Folder",
     "Held",
     "Holding",
+    "Index",
     "SaveError",
+    "Snapshot",
     "Store",
     "commit",
     "committed_steps",
+    "copy_commit",
+    "copy_payload",
     "discard",
     "find",
     "holding",
@@ -44,6 +73,7 @@ __all__ = [
     "newest_sound",
     "open_store",
     "read_tensor",
+    "refuse_broken",
     "retain",
     "save",
     "step_name",

@@ -6,7 +6,7 @@ then ends, and nothing is put aside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,16 +22,18 @@ Tell = Callable[[int, str], None]
 _DIGITS = 12  # of a digest that processes compare: `Backend.agree` keeps whole numbers of up to 53 bits
 
 
-def newest_sound(place: Store | Path | str, backend: Backend, tell: Tell) -> Committed | None:
+def newest_sound(places: Sequence[Store | Path | str], backend: Backend, tell: Tell) -> Committed | None:
     """The newest committed step that is whole, its files verified; None where none was ever committed. All call it.
 
-    `tell` is called on the first process with each step that is put into quarantine, and the reason.
+    Of the same step in several places the first place's is taken, and the next one's where that is broken. `tell` is
+    called on the first process with each step that is put into quarantine, and the reason.
 
     Raises DataError, on every process, where none is whole, where storage does not answer, or processes see different
     checkpoints.
     """
-    store = patient(place)
-    while (checkpoint := _chosen(store, backend, tell)) is not None:
+    stores = [patient(place) for place in places]
+    while (chosen := _chosen(stores, backend, tell)) is not None:
+        store, checkpoint = chosen
         faults = _faults(checkpoint, backend)
         if not faults:
             return checkpoint
@@ -60,13 +62,18 @@ def _faults(checkpoint: Committed, backend: Backend) -> list[tuple[str, int]]:
     return found
 
 
-def _chosen(store: Patient, backend: Backend, tell: Tell) -> Committed | None:
-    """The newest step whose manifest is whole, as the first process sees it and all others, too."""
+def _chosen(stores: Sequence[Patient], backend: Backend, tell: Tell) -> tuple[Patient, Committed] | None:
+    """The newest step whose manifest is whole, as the first process sees it and all others, too; and where it lies."""
     first = backend.processes.rank == 0
-    chosen = _on_all(backend, lambda: _choose(store, tell) if first else None)
-    said = [0, 0] if not first else [-1, 0] if chosen is None else [chosen.step, _number(chosen.sha256)]
-    step, number = map(int, backend.agree(said))
-    return None if step < 0 else _on_all(backend, lambda: chosen or _same(store, step, number))
+    chosen = _on_all(backend, lambda: _choose(stores, tell) if first else None)
+    said = [0, -1, 0] if first else [0, 0, 0]
+    if chosen is not None:
+        place, checkpoint = chosen
+        said = [place, checkpoint.step, _number(checkpoint.sha256)]
+    place, step, number = map(int, backend.agree(said))
+    if step < 0:
+        return None
+    return stores[place], _on_all(backend, lambda: chosen[1] if chosen else _same(stores[place], step, number))
 
 
 def _put_aside(store: Patient, backend: Backend, tell: Tell, broken: BrokenError) -> None:
@@ -80,23 +87,26 @@ def _put_aside(store: Patient, backend: Backend, tell: Tell, broken: BrokenError
     _on_all(backend, put)
 
 
-def _choose(store: Patient, tell: Tell) -> Committed | None:
-    """The newest step whose manifest is whole; those that are newer are put into quarantine. None: none was committed.
+def _choose(stores: Sequence[Patient], tell: Tell) -> tuple[int, Committed] | None:
+    """The newest step whose manifest is whole, and the number of its place. None: none was ever committed.
 
-    Raises DataError where steps are in quarantine, and none is left.
+    Those that are newer are put into quarantine. Raises DataError where steps are there, and none is left.
     """
-    finish(store)
-    for step in reversed(committed_steps(store)):
+    for store in stores:
+        finish(store)
+    there = [(step, -place) for place, store in enumerate(stores) for step in committed_steps(store)]
+    for step, place in sorted(there, reverse=True):
+        store = stores[-place]
         try:
-            return opened(store, step)
+            return -place, opened(store, step)
         except BrokenError as broken:
             tell(step, broken.reason)
             quarantine(store, step, broken.reason)
-    if aside := in_quarantine(store):
-        steps = "; ".join(f"step {step}: {reason}" for step, reason in aside.items())
+    if aside := [found for store in stores for found in in_quarantine(store).items()]:
+        steps = "; ".join(f"step {step}: {reason}" for step, reason in aside)
         raise DataError(
-            f"no checkpoint in {store} is whole ({steps}): restore one from a copy; or, to begin anew, move that "
-            "folder away or give the run another run_id"
+            f"no checkpoint in {' or '.join(map(str, stores))} is whole ({steps}): restore one from a copy; or, to "
+            "begin anew, move that folder away or give the run another run_id"
         )
     return None
 

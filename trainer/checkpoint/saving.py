@@ -21,12 +21,24 @@ from torch import Tensor
 
 from conf.exits import DataError
 from trainer.backend import Backend
-from trainer.checkpoint.committed import COMMIT, FORMAT, MANIFEST, BrokenError, Part, digest_of, sealed, step_name
+from trainer.checkpoint.committed import (
+    COMMIT,
+    FORMAT,
+    MANIFEST,
+    BrokenError,
+    Part,
+    digest_of,
+    opened,
+    sealed,
+    step_name,
+)
 from trainer.checkpoint.parts import Holding, holding
 from trainer.checkpoint.payload import write_tensors
 from trainer.checkpoint.quarantine import quarantine
 from trainer.checkpoint.store import Patient, Store, open_store, patient
 from trainer.sharded import Parted
+
+Index = dict[str, Any]  # what one process wrote: files with bytes and sha256, parts, and tensors as a whole
 
 _RANDOM_BITS = 48  # of an attempt's name: `Backend.agree` keeps whole numbers of up to 53
 
@@ -49,7 +61,7 @@ def new_attempt(number: int, backend: Backend) -> str:
     return f"attempt-{number:04d}-{int(agreed):0{_RANDOM_BITS // 4}x}"
 
 
-def write_payload(store: Store, step: int, attempt: str, rank: int, held: Holding) -> dict[str, Any]:
+def write_payload(store: Store, step: int, attempt: str, rank: int, held: Holding) -> Index:
     """Write what one process holds, then an index of it, which is returned: files, parts, and tensors as a whole.
 
     Raises OSError where the store does not take it.
@@ -89,7 +101,12 @@ def commit(store: Store, step: int, attempt: str, processes: int, state: dict[st
     payload.create(MANIFEST, data)
     for rank in range(processes):
         payload.delete(_index_name(rank))
-    digest = hashlib.sha256(data).hexdigest()
+    create_commit(folder, attempt, data)
+
+
+def create_commit(folder: Store, attempt: str, manifest: bytes) -> None:
+    """Commit the attempt of a step's folder, which has this manifest. Raises OSError as `commit` does."""
+    digest = hashlib.sha256(manifest).hexdigest()
     said = sealed({"format": FORMAT, "attempt": attempt, "manifest_sha256": digest, "time": time.time()})
     try:
         folder.create(COMMIT, said)
@@ -109,13 +126,22 @@ def _refuse_gaps(manifest: dict[str, Any], where: str) -> None:
             raise DataError(f"{where} has {stored[name]} of {math.prod(whole['shape'])} values of {name}")
 
 
-def verify_written(store: Store, step: int, attempt: str, index: dict[str, Any]) -> None:
+def verify_written(store: Store, step: int, attempt: str, index: Index) -> None:
     """Read back from storage what one process wrote. Raises BrokenError where it is not that; OSError."""
     payload = store.within(f"{step_name(step)}/{attempt}")
     for name, entry in index["files"].items():
         payload.forget(name)
         if payload.size(name) != entry["bytes"] or digest_of(payload, name, entry["bytes"]) != entry["sha256"]:
             raise BrokenError(f"{payload}/{name} does not read back as it was written", step)
+
+
+def refuse_broken(store: Store, step: int) -> None:
+    """Read a committed step back whole; one that is broken is put into quarantine. Raises BrokenError then."""
+    try:
+        opened(patient(store), step).verify()
+    except BrokenError as error:
+        quarantine(patient(store), step, error.reason)
+        raise
 
 
 def discard(store: Store, step: int, attempt: str) -> None:

@@ -30,6 +30,7 @@ class Layout:
     compiled    whether blocks are
     optimizer   adamw or muon
     average     whether an average of the weights is kept
+    snapshot    whether saves beside the steps copy what they write to the device, as it is the host
     """
 
     config: GemmaConfig
@@ -45,6 +46,7 @@ class Layout:
     compiled: bool
     optimizer: str
     average: bool
+    snapshot: bool
 
     @classmethod
     def of(cls, job: schema.Job, config: GemmaConfig, axes: dict[str, int], device: str, document: int) -> Layout:
@@ -63,6 +65,7 @@ class Layout:
             compiled=job.compile,
             optimizer=job.optim.name,
             average=job.optim.ema is not None,
+            snapshot=device == "cpu" and job.checkpoint.every < job.steps,
         )
 
     def with_rows(self, rows: int) -> Layout:

@@ -32,6 +32,7 @@ class Memory:
     masters        fp32 weights
     moments        of the optimizer
     average        of the weights, where one is kept
+    snapshot       copy of all these that a save writes from, where the device is the host
     gradients      fp32, of the weights whose shards it holds
     gathered       weights that processes put together, and the buffers they do it in
     reduced        gradients before they are summed over processes, and the buffers of that
@@ -43,6 +44,7 @@ class Memory:
     masters: int
     moments: int
     average: int
+    snapshot: int
     gradients: int
     gathered: int
     reduced: int
@@ -85,7 +87,8 @@ def _moments(at: Layout, micro_batches: int) -> list[Memory]:
             gradients = MASTER * at.held_numbers()
         average = masters if at.average else 0
         moments = MASTER * moment_numbers(at)
-        return Memory(name, masters, moments, average, gradients, gathered, reduced, around + kept, working)
+        snapshot = masters + moments + average if at.snapshot else 0
+        return Memory(name, masters, moments, average, snapshot, gradients, gathered, reduced, around + kept, working)
 
     backward_of_loss = 2 * at.compute * width + (FLOAT + at.compute) * embedding + FLOAT * _part(at)
     moments = [

@@ -82,6 +82,7 @@ _PARTS = {
     "masters": "fp32 weights",
     "moments": "of the optimizer, fp32",
     "average": "of the weights, fp32",
+    "snapshot": "copy of these that a save is written from",
     "gradients": "fp32, of its shard",
     "gathered": "weights put together from all shards, with buffers",
     "reduced": "gradients on their way to be summed, with buffers",

@@ -11,7 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _EVENTS = {
     "start": "attempt {attempt} starts at step {step} on {processes} {device} process(es), run directory {directory}",
     "checkpoint": "checkpoint of step {step}",
+    "copied": "checkpoint of step {step} copied to {place}",
     "save_failed": "the checkpoint of step {step} FAILED: {error}",
+    "unverified": "the checkpoint of step {step} in {place} cannot be read back, so no older one is removed: {error}",
     "retain_failed": "an old checkpoint could not be removed: {error}",
     "quarantined": "the checkpoint of step {step} is BROKEN and was put aside: {reason}",
     "changed": "{key} is now {now}, was {was}",
