@@ -193,6 +193,11 @@ class Saver:
         def only_first(task: Task) -> Task | None:
             return task if self._first else None
 
+        def verify() -> None:
+            if self._first:
+                checkpoint.find(store, step)  # which holds the manifest against the COMMIT
+            checkpoint.verify_written(store, step, attempt, index)
+
         try:
             yield write_own
             yield only_first(commit)
@@ -201,7 +206,7 @@ class Saver:
             return
         self._report.event("checkpoint" if place is self._directory else "copied", **where)
         try:
-            yield functools.partial(checkpoint.verify_written, store, step, attempt, index)
+            yield verify
         except INCIDENTS as error:
             self._report.event("unverified", **where, error=str(error))
             try:
@@ -215,13 +220,15 @@ class Saver:
         every = self._keys.bucket_every or self._keys.every
         if self._bucket is not None and place is self._directory and step % every == 0:
             self._wanted = step
-        held = (
-            [] if self._bucket is None else [step for step in (self._wanted, self._bucket.saving) if step is not None]
-        )
         try:
-            yield only_first(lambda: self._retain(place, held))
+            yield only_first(functools.partial(self._retain, place, self._held()))
         except INCIDENTS as error:  # tried again after the next save
             self._report.event("retain_failed", **where, error=str(error))
+
+    def _held(self) -> list[int]:
+        """Steps that the bucket still has to get."""
+        copying = self._bucket.saving if self._bucket is not None and self._bucket.work.busy else None
+        return [step for step in (self._wanted, copying) if step is not None]
 
     def _retain(self, place: Place, held: Sequence[int]) -> None:
         keys = self._keys

@@ -28,9 +28,10 @@ def copy_payload(source: Store, target: Store, step: int, attempt: str, rank: in
 
 def copy_commit(source: Store, target: Store, step: int, attempt: str) -> None:
     """Copy the manifest, and commit. Raises as `copy_payload` does."""
-    checkpoint = opened(patient(source), step)
-    manifest = checkpoint.payload.read(MANIFEST)
-    create_commit(target.within(step_name(step)), attempt, manifest)
+    manifest = opened(patient(source), step).payload.read(MANIFEST)
+    folder = target.within(step_name(step))
+    folder.create(f"{attempt}/{MANIFEST}", manifest)
+    create_commit(folder, attempt, manifest)
 
 
 def _pieces(checkpoint: Committed, name: str) -> Iterator[bytes]:
