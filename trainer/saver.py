@@ -76,7 +76,7 @@ class Saver:
         self._keys, self._backend, self._report = job.checkpoint, parts.backend, report
         self._directory = Place(parts.directory.checkpoints)
         self._bucket = None if parts.directory.bucket is None else Place(parts.directory.bucket)
-        self._places = [self._directory] if self._bucket is None else [self._directory, self._bucket]
+        self.places = [self._directory] if self._bucket is None else [self._directory, self._bucket]
         self._snapshot = Snapshot()
         self._put_off = False
         self._wanted: int | None = None  # the step that the bucket is to get next
@@ -92,14 +92,14 @@ class Saver:
     def flags(self) -> list[float]:
         """What this process adds to the agreement of a step."""
         rank = self._backend.processes.rank
-        return [flag for place in self._places for flag in place.flags(rank)]
+        return [flag for place in self.places for flag in place.flags(rank)]
 
     def agreed(self, sums: Sequence[float]) -> None:
         """Go on with what is under way, as the sums of all flags say.
 
         Raises DataError (exit code 79) once `checkpoint.max_failed` saves in a row have failed.
         """
-        for number, place in enumerate(self._places):
+        for number, place in enumerate(self.places):
             place.agreed(sums[number * Place.FLAGS : (number + 1) * Place.FLAGS], self._backend.processes.size)
         bucket = self._bucket
         if bucket and not bucket.work.busy and self._wanted is not None and (bucket.retry or not bucket.failed):
@@ -139,7 +139,7 @@ class Saver:
 
     def settle(self) -> None:
         """Wait until nothing is under way. Raises DataError as `agreed` does."""
-        for place in self._places:
+        for place in self.places:
             self._wait_for(place)
 
     @property

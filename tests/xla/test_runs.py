@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from math import prod
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from safetensors import safe_open
 
 from tests.trainer.conftest import Lab, Recorded, Running
 from trainer import checkpoint
+from trainer.checkpoint import step_name
 
 pytestmark = pytest.mark.xla
 
@@ -142,20 +142,21 @@ def test_checkpoint_is_named_and_shaped_as_a_native_one(whole: Running, native: 
 
 def test_checkpoint_holds_each_number_once_and_nothing_that_fills_shards(whole: Running) -> None:
     found = committed(whole)
+    payload = whole.folder / "checkpoints" / step_name(found.step) / found.attempt
     stored: dict[str, int] = dict.fromkeys(found.tensors, 0)
     keys: dict[str, set[str]] = {}
     for name, parts in found.parts.items():
         covered = torch.zeros(found.tensors[name]["shape"], dtype=torch.int32)
         for part in parts:
             covered[tuple(slice(at, at + size) for at, size in zip(part.offset, part.shape, strict=True))] += 1
-            with safe_open(Path(found.verified(part.file)), framework="pt") as file:
+            with safe_open(payload / part.file, framework="pt") as file:
                 assert list(file.get_slice(part.key).get_shape()) == part.shape
             stored[name] += prod(part.shape)
             keys.setdefault(part.file, set()).add(part.key)
         assert (covered == 1).all(), name
     assert stored == {name: prod(saved["shape"]) for name, saved in found.tensors.items()}
     for name, named in keys.items():
-        with safe_open(Path(found.verified(name)), framework="pt") as file:
+        with safe_open(payload / name, framework="pt") as file:
             assert set(file.keys()) == named
     down = [part.shape for part in found.parts["model.blocks.0.feed_forward.gate.weight"]]
     assert sorted(shape[0] for shape in down) == [31, 33, 33, 33]  # each chip its own
