@@ -44,7 +44,9 @@ def scenario_saving(folder: Path, short: bool = False) -> list[dict[str, Any]]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     told = json.loads(done.stdout.splitlines()[-1])
     stall = told["stall_seconds"] / told["blocking_seconds"]
-    extra = sum(seconds - told["step_seconds"] for seconds in told["steps_beside"]) / told["saves"]
+    # The first step beside a save with the first ones beside the others, and so on: single steps are noisy.
+    each = [[seconds - told["step_seconds"] for seconds in steps] for steps in told["steps_beside"]]
+    extra = sum(map(statistics.median, zip(*each, strict=False)))
     total = (told["stall_seconds"] + extra) / (EVERY * told["step_seconds"])
     return [
         {
@@ -95,7 +97,7 @@ def measure(folder: Path, short: bool) -> dict[str, Any]:
 
         for _ in range(2):
             step()
-        for _ in range(2 if short else 4):
+        for _ in range(2 if short else 6):
             alone += [step() for _ in range(3)]
             attempt, marks = checkpoint.new_attempt(1, backend), [time.perf_counter()]
             index = checkpoint.write_payload(store, run.step, attempt, 0, checkpoint.holding(run.tensors(), first=True))
@@ -109,8 +111,9 @@ def measure(folder: Path, short: bool) -> dict[str, Any]:
             began = time.perf_counter()
             saver.save(run)
             stalls.append(time.perf_counter() - began)
+            beside.append([])
             while any(place.work.busy for place in saver.places):
-                beside.append(step())
+                beside[-1].append(step())
     numbers = sum(tensor.numel() for tensor in run.model.parameters())
     backend.close()
     return {
