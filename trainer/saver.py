@@ -49,7 +49,7 @@ class Saver:
             self._failed += 1
             self._retry_at = run.step + 2**self._failed
             if backend.processes.rank == 0:  # what was written of it would keep a full disk full, for the ledger too
-                with suppress(OSError):
+                with suppress(OSError, DataError):
                     checkpoint.discard(directory, run.step, attempt)
             self._report.event("save_failed", step=run.step, error=str(error))
             if self._failed >= self._keys.max_failed:

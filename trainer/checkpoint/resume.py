@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from conf.exits import DataError
 from trainer.backend import Backend
+from trainer.checkpoint.agreement import on_all
 from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, in_quarantine, opened
 from trainer.checkpoint.quarantine import finish, quarantine
 from trainer.checkpoint.store import Patient, Store, patient
 
-Answer = TypeVar("Answer")
 Tell = Callable[[int, str], None]
 
 _DIGITS = 12  # of a digest that processes compare: `Backend.agree` keeps whole numbers of up to 53 bits
@@ -52,7 +51,7 @@ def _faults(checkpoint: Committed, backend: Backend) -> list[tuple[str, int]]:
     """The files that are broken and how, the same on every process."""
     rank, size = backend.processes.rank, backend.processes.size
     files = sorted(checkpoint.files, key=lambda name: (-checkpoint.files[name]["bytes"], name))
-    own = _on_all(backend, lambda: {name: checkpoint.fault(name) for name in files[rank::size]})
+    own = on_all(backend, lambda: {name: checkpoint.fault(name) for name in files[rank::size]})
     faults = backend.agree([own.get(name, 0) for name in files]) if files else []
     found = [(name, int(fault)) for name, fault in zip(files, faults, strict=True) if fault]
     if not found:
@@ -63,10 +62,10 @@ def _faults(checkpoint: Committed, backend: Backend) -> list[tuple[str, int]]:
 def _chosen(store: Patient, backend: Backend, tell: Tell) -> Committed | None:
     """The newest step whose manifest is whole, as the first process sees it and all others, too."""
     first = backend.processes.rank == 0
-    chosen = _on_all(backend, lambda: _choose(store, tell) if first else None)
+    chosen = on_all(backend, lambda: _choose(store, tell) if first else None)
     said = [0, 0] if not first else [-1, 0] if chosen is None else [chosen.step, _number(chosen.sha256)]
     step, number = map(int, backend.agree(said))
-    return None if step < 0 else _on_all(backend, lambda: chosen or _same(store, step, number))
+    return None if step < 0 else on_all(backend, lambda: chosen or _same(store, step, number))
 
 
 def _put_aside(store: Patient, backend: Backend, tell: Tell, broken: BrokenError) -> None:
@@ -77,7 +76,7 @@ def _put_aside(store: Patient, backend: Backend, tell: Tell, broken: BrokenError
             tell(broken.step, broken.reason)
             quarantine(store, broken.step, broken.reason)
 
-    _on_all(backend, put)
+    on_all(backend, put)
 
 
 def _choose(store: Patient, tell: Tell) -> Committed | None:
@@ -111,19 +110,3 @@ def _same(store: Patient, step: int, number: int) -> Committed:
 
 def _number(digest: str) -> int:
     return int(digest[:_DIGITS], 16)
-
-
-def _on_all(backend: Backend, action: Callable[[], Answer]) -> Answer:
-    """What an action gives on this process, once it worked on all. Raises DataError on every one where it did not."""
-    failure: OSError | DataError | None = None
-    try:
-        answer = action()
-    except (OSError, DataError) as error:
-        failure = error
-    (failed,) = backend.agree([failure is not None])
-    if isinstance(failure, DataError):
-        raise failure
-    if failed:
-        told = "another process could not read or change the checkpoints" if failure is None else str(failure)
-        raise DataError(f"{told}: see what it said, and start again once the storage answers") from failure
-    return answer
