@@ -8,6 +8,7 @@ import re
 from conf import hardware
 from conf.schema import (
     AXES,
+    BUCKETS,
     CHOICES,
     LANES,
     SOURCE_KINDS,
@@ -91,6 +92,12 @@ def check(job: Job, kind: str = "train") -> list[str]:
         problems.append(f"tokenize.webdataset names a source twice ({', '.join(names)}): give each all its paths")
     if (steps := job.profile.steps) is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
         problems.append(f"profile.steps={steps} must be the first and the last step to trace, such as [10,12], or null")
+    protocol = re.match(r"([^/]*)://", job.checkpoint.directory or "")
+    if protocol and protocol[1] not in (*BUCKETS, "file", "local"):
+        problems.append(
+            f"checkpoint.directory={job.checkpoint.directory}: {protocol[1]}:// has no way to create a file only where "
+            "there is none, and COMMIT is such a file; use a folder, gs:// or s3://"
+        )
     if problems:
         return problems  # the sums below would only repeat them
     found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job) + _check_xla(job)

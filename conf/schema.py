@@ -340,6 +340,9 @@ IDENTITY = (
 
 
 LANES = 128  # of a TPU's vector registers: splash attention takes rows of whole multiples of it
+# Object stores that can create a file only where there is none: gcsfs asks with ifGenerationMatch=0, s3fs with
+# If-None-Match. `memory` ends with its process.
+BUCKETS = ("gs", "gcs", "s3", "s3a", "memory")
 AXES = ("replica", "fsdp", "context", "tensor")  # of the mesh, outermost first: processes of the last are neighbours
 
 

@@ -195,7 +195,7 @@ def config_sha256(job: schema.Job) -> str:
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """What is no part of the identity and differs."""
-    before, after = _flat(was), _flat(now)
+    before, after = flat(was), flat(now)
     return [
         (key, before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
@@ -203,11 +203,12 @@ def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, A
     ]
 
 
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of dictionaries as dotted paths to its leaves."""
+    leaves: dict[str, Any] = {}
     for name, value in node.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
 
 
 @contextmanager

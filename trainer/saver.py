@@ -11,6 +11,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from conf import schema
@@ -240,8 +241,9 @@ class Saver:
         if place is self._bucket:
             self._wanted = max(step, self._wanted or 0)
         if self._first and isinstance(place.store, Folder):
-            # What was written of it would keep a full disk full, for the ledger too. In a bucket retention removes it.
-            checkpoint.discard(place.store, step, attempt)
+            # What was written of it would keep a full disk full, for the ledger too. Else retention removes it.
+            with suppress(OSError, DataError):
+                checkpoint.discard(place.store, step, attempt)
         elif not self._first and not isinstance(error, ElsewhereError):
             print(f"process {self._backend.processes.rank}: {error}", file=sys.stderr)
         told = f"{place.store}/{checkpoint.step_name(step)}/{attempt} could not be written: {error}"

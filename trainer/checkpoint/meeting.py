@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 
-from conf.exits import ConfigError, DataError
+from conf.exits import ConfigError
 from trainer.backend import Backend
-from trainer.checkpoint.store import Folder, Store
+from trainer.checkpoint.agreement import on_all
+from trainer.checkpoint.store import Folder, Store, patient
 
 _LONGEST = 90.0  # seconds: a network file system may show what another host wrote a minute later
 _BITS = 48
@@ -20,33 +21,33 @@ def meet(store: Store, backend: Backend) -> None:
     nothing would keep two attempts at a step apart. DataError where it cannot be written.
     """
     if backend.processes.size == 1 and isinstance(store, Folder):
-        return  # there is nobody to meet, and local file systems are known to create
+        return  # there is nobody to meet, and a file system of this machine is known to create
     rank = backend.processes.rank
     (drawn,) = backend.agree([secrets.randbits(_BITS) if rank == 0 else 0])
-    marker, problem, failure = f"marker-{int(drawn):x}", 0, None
-    if rank == 0:
-        try:
-            store.create(marker, b"first")
-            try:
-                store.create(marker, b"second")
-                problem = 1
-            except FileExistsError:
-                pass
-        except OSError as error:
-            problem, failure = 2, error
-    (problem,) = map(int, backend.agree([problem]))
-    if problem == 2:
-        raise DataError(f"{store} cannot be written ({failure or 'says the first process'})") from failure
-    (blind,) = map(int, backend.agree([rank != 0 and not _appears(store, marker)]))
+    marker = f"marker-{int(drawn):x}"
+    on_all(backend, lambda: _leave(store, marker) if rank == 0 else None)
+    seen = on_all(backend, lambda: rank == 0 or _appears(patient(store), marker))
+    (blind,) = backend.agree([not seen])
     if rank == 0:
         store.delete(marker)
-    if problem == 1:
-        raise ConfigError(f"{store} replaces a file that is there where it is told not to: keep checkpoints elsewhere")
     if blind:
         raise ConfigError(
-            f"{blind} of {backend.processes.size} processes do not see what the first one writes to {store}: set "
-            "checkpoint.directory to a bucket (gs://..., s3://...) or a folder on a disk that all hosts share"
+            f"{blind:.0f} of {backend.processes.size} processes do not see what the first one writes to {store}: set "
+            "checkpoint.directory to a bucket (gs://..., s3://...) or to a folder on a disk that all hosts share"
         )
+
+
+def _leave(store: Store, marker: str) -> None:
+    store.create(marker, b"the first")
+    try:
+        store.create(marker, b"the second")
+    except FileExistsError:
+        return
+    store.delete(marker)
+    raise ConfigError(
+        f"{store} replaces a file where it is told to create one only: it cannot keep two attempts at a step apart; "
+        "set checkpoint.directory to other storage"
+    )
 
 
 def _appears(store: Store, name: str) -> bool:

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from conf.exits import DataError
-from trainer.checkpoint.committed import Committed
+from trainer.checkpoint.committed import PIECE, Committed
 from trainer.checkpoint.payload import Payload
 from trainer.sharded import Parted, first_copy
 
@@ -137,6 +137,28 @@ def read_tensor(checkpoint: Committed, name: str) -> Tensor:
     checkpoint.verify(sorted({part.file for part in checkpoint.parts[name]}))
     _fill(Payload(checkpoint), checkpoint, name, tensor, [0] * tensor.ndim)
     return tensor
+
+
+@torch.no_grad()
+def difference(a: Committed, b: Committed, name: str) -> tuple[bool, float]:
+    """Whether a tensor of one shape and dtype has the same bits in two checkpoints, and the largest difference.
+
+    Read in pieces; both must be verified. The difference is NaN where one of two values is.
+    """
+    shape, dtype = a.tensors[name]["shape"], getattr(torch, a.tensors[name]["dtype"])
+    readers, same, most = [(Payload(each), each) for each in (a, b)], True, 0.0
+    rows = max(1, PIECE // max(1, math.prod(shape[1:]) * dtype.itemsize)) if shape else 1
+    for begin in range(0, shape[0] if shape else 1, rows):
+        size = [min(rows, shape[0] - begin), *shape[1:]] if shape else []
+        pieces = [torch.empty(size, dtype=dtype) for _ in readers]
+        for (reader, each), piece in zip(readers, pieces, strict=True):
+            _fill(reader, each, name, piece, [begin, *(0 for _ in shape[1:])] if shape else [])
+        x, y = pieces
+        if not torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8)):
+            same = False
+            apart = (x.double() - y.double()).abs()
+            most = math.nan if apart.isnan().any() else max(most, apart.max().item())
+    return same, most
 
 
 def _fill(reader: Payload, checkpoint: Committed, name: str, local: Tensor, offset: list[int]) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from conf.exits import DataError
 from trainer.backend import Backend
+from trainer.checkpoint.agreement import on_all
 from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, in_quarantine, opened
 from trainer.checkpoint.quarantine import finish, quarantine
 from trainer.checkpoint.store import Patient, Store, patient
 
-Answer = TypeVar("Answer")
 Tell = Callable[[int, str], None]
 
 _DIGITS = 12  # of a digest that processes compare: `Backend.agree` keeps whole numbers of up to 53 bits
@@ -54,7 +53,7 @@ def _faults(checkpoint: Committed, backend: Backend) -> list[tuple[str, int]]:
     """The files that are broken and how, the same on every process."""
     rank, size = backend.processes.rank, backend.processes.size
     files = sorted(checkpoint.files, key=lambda name: (-checkpoint.files[name]["bytes"], name))
-    own = _on_all(backend, lambda: {name: checkpoint.fault(name) for name in files[rank::size]})
+    own = on_all(backend, lambda: {name: checkpoint.fault(name) for name in files[rank::size]})
     faults = backend.agree([own.get(name, 0) for name in files]) if files else []
     found = [(name, int(fault)) for name, fault in zip(files, faults, strict=True) if fault]
     if not found:
@@ -65,7 +64,7 @@ def _faults(checkpoint: Committed, backend: Backend) -> list[tuple[str, int]]:
 def _chosen(stores: Sequence[Patient], backend: Backend, tell: Tell) -> tuple[Patient, Committed] | None:
     """The newest step whose manifest is whole, as the first process sees it and all others, too; and where it lies."""
     first = backend.processes.rank == 0
-    chosen = _on_all(backend, lambda: _choose(stores, tell) if first else None)
+    chosen = on_all(backend, lambda: _choose(stores, tell) if first else None)
     said = [0, -1, 0] if first else [0, 0, 0]
     if chosen is not None:
         place, checkpoint = chosen
@@ -73,7 +72,7 @@ def _chosen(stores: Sequence[Patient], backend: Backend, tell: Tell) -> tuple[Pa
     place, step, number = map(int, backend.agree(said))
     if step < 0:
         return None
-    return stores[place], _on_all(backend, lambda: chosen[1] if chosen else _same(stores[place], step, number))
+    return stores[place], on_all(backend, lambda: chosen[1] if chosen else _same(stores[place], step, number))
 
 
 def _put_aside(store: Patient, backend: Backend, tell: Tell, broken: BrokenError) -> None:
@@ -84,7 +83,7 @@ def _put_aside(store: Patient, backend: Backend, tell: Tell, broken: BrokenError
             tell(broken.step, broken.reason)
             quarantine(store, broken.step, broken.reason)
 
-    _on_all(backend, put)
+    on_all(backend, put)
 
 
 def _choose(stores: Sequence[Patient], tell: Tell) -> tuple[int, Committed] | None:
@@ -121,19 +120,3 @@ def _same(store: Patient, step: int, number: int) -> Committed:
 
 def _number(digest: str) -> int:
     return int(digest[:_DIGITS], 16)
-
-
-def _on_all(backend: Backend, action: Callable[[], Answer]) -> Answer:
-    """What an action gives on this process, once it worked on all. Raises DataError on every one where it did not."""
-    failure: OSError | DataError | None = None
-    try:
-        answer = action()
-    except (OSError, DataError) as error:
-        failure = error
-    (failed,) = backend.agree([failure is not None])
-    if isinstance(failure, DataError):
-        raise failure
-    if failed:
-        told = "another process could not read or change the checkpoints" if failure is None else str(failure)
-        raise DataError(f"{told}: see what it said, and start again once the storage answers") from failure
-    return answer

@@ -145,7 +145,12 @@ def refuse_broken(store: Store, step: int) -> None:
 
 
 def discard(store: Store, step: int, attempt: str) -> None:
-    """Remove what a failed attempt wrote: it would keep a full disk full. Raises OSError."""
+    """Remove what a failed attempt wrote: it would keep a full disk full. Raises OSError, DataError.
+
+    Where its COMMIT is there after all, and only the answer to it got lost, it stays.
+    """
+    if attempt.encode() in (_read_if_there(store.within(step_name(step)), COMMIT) or b""):
+        return
     for name in store.names(f"{step_name(step)}/{attempt}"):
         store.delete(name)
 

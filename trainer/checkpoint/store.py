@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from fsspec.spec import AbstractBufferedFile
+
 from conf.exits import ConfigError, DataError
+from conf.schema import BUCKETS
 from data_pipeline.files import filesystem, is_final, redacted, said, split
 
 Answer = TypeVar("Answer")
@@ -27,8 +30,6 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before the second try; doubled
 _BLOCK = 16 * 2**20  # bytes of an upload on their way at once
 _CHANCE = random.Random()  # of its own, so that waiting does not move the random numbers of a run
 
-# Where a file can be created only if it is not there: gcsfs asks with ifGenerationMatch=0, s3fs with If-None-Match.
-CREATE_ONLY = ("gs", "gcs", "s3", "s3a", "memory")
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -69,10 +70,10 @@ def open_store(place: Store | Path | str) -> Store:
     protocol, path = split(place)
     if protocol is None:
         return Folder(Path(path))
-    if protocol not in CREATE_ONLY:
+    if protocol not in BUCKETS:
         raise ConfigError(
             f"{redacted(place)} cannot keep checkpoints, as {protocol}:// has no way to create a file only where there "
-            f"is none: use a folder, or a URL that begins with {', '.join(f'{each}://' for each in CREATE_ONLY[:3])}"
+            f"is none: use a folder, or a URL that begins with {', '.join(f'{each}://' for each in ('gs', 's3'))}"
         )
     # Listings that were kept would hide what other processes write.
     return Bucket(filesystem(protocol, use_listings_cache=False), f"{protocol}://{path.rstrip('/')}")
@@ -205,9 +206,9 @@ class Bucket:
                     file.write(chunk)
                 file.close()
             except BaseException:
-                # Closing it, as its end of life does, would make what came so far an object.
-                file.discard()
-                file.closed = True
+                if isinstance(file, AbstractBufferedFile):
+                    file.closed = True  # closing it, as its end of life does, would make what came so far an object
+                    file.discard()
                 raise
 
     def create(self, name: str, data: bytes) -> None:
