@@ -53,7 +53,7 @@ def save(store: Store, step: int, attempt: str, keep_last: int = 9) -> None:
 def loaded(store: Store) -> tuple[int, list[tuple[int, str]]]:
     """The step that a run goes on from, each number of it looked at, and what was put aside."""
     aside: list[tuple[int, str]] = []
-    (found,) = on_each(1, lambda alone: checkpoint.newest_sound(store, alone, lambda *said: aside.append(said)))
+    (found,) = on_each(1, lambda alone: checkpoint.newest_sound([store], alone, lambda *said: aside.append(said)))
     if isinstance(found, Exception):
         raise found
     for name, whole in WHOLE.items():
@@ -322,7 +322,7 @@ def test_storage_that_stays_silent_ends_the_start_and_nothing_is_put_aside(tmp_p
     for answers in range(100):
         store = FallsSilent(Folder(tmp_path))
         store.left = answers
-        (found,) = on_each(1, functools.partial(checkpoint.newest_sound, store, tell=pytest.fail))
+        (found,) = on_each(1, functools.partial(checkpoint.newest_sound, [store], tell=pytest.fail))
         if not isinstance(found, Exception):
             break
         assert isinstance(found, DataError), found
@@ -357,7 +357,7 @@ def test_processes_share_the_files_and_agree(tmp_path: Path) -> None:
 
     def start(process) -> int:
         rank = process.processes.rank
-        return checkpoint.newest_sound(Counting(tmp_path), process, lambda step, _: told.append((rank, step))).step
+        return checkpoint.newest_sound([Counting(tmp_path)], process, lambda step, _: told.append((rank, step))).step
 
     assert on_each(3, start) == [1, 1, 1]
     assert told == [(0, 2)]
@@ -367,7 +367,7 @@ def test_processes_share_the_files_and_agree(tmp_path: Path) -> None:
 def test_one_process_that_cannot_read_ends_all(tmp_path: Path) -> None:
     save(Folder(tmp_path), 1, "attempt-1")
     stores = [Folder(tmp_path), FaultyStore(Folder(tmp_path), silent=10**6)]
-    ends = on_each(2, lambda each: checkpoint.newest_sound(stores[each.processes.rank], each, lambda *said: None))
+    ends = on_each(2, lambda each: checkpoint.newest_sound([stores[each.processes.rank]], each, lambda *said: None))
     assert all(isinstance(end, DataError) for end in ends), ends
     assert checkpoint.committed_steps(tmp_path) == [1]
 

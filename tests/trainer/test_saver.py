@@ -123,8 +123,8 @@ def test_the_whole_run_on_a_full_disk(lab, inside, disk, monkeypatch: pytest.Mon
 def test_retries_come_after_growing_pauses(lab, inside, alone, disk) -> None:
     """Between the checkpoints that are due."""
     disk.fill()
-    pause = 0.4
-    keys = ("checkpoint.every=500", f"checkpoint.retry_seconds={pause}", f"checkpoint.directory={disk.folder}")
+    pause = 0.2
+    keys = ("checkpoint.every=150", f"checkpoint.retry_seconds={pause}", f"checkpoint.directory={disk.folder}")
     code, said = inside("patient", "steps=100000", *keys)
     assert code == 79
     assert said.count("FAILED") == 3
