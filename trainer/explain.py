@@ -5,14 +5,13 @@ Computed from the order, which is a function; no log of batches is kept. Knows n
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from conf import schema
 from conf.exits import DONE, ConfigError, DataError
@@ -23,15 +22,9 @@ from data_pipeline.ramp import Ramp
 from data_pipeline.reader import Shards
 from data_pipeline.stream import TokenStream
 from trainer import checkpoint
+from trainer.arguments import Arguments
 from trainer.run import cursor_of, ramp_of
 from trainer.run_directory import existing_run, read_config, read_lines, read_skips
-
-
-class Arguments(argparse.ArgumentParser):
-    """A parser whose errors are errors of the configuration."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}\n{self.format_usage().strip()}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from conf.exits import DONE, ConfigError
-from trainer.explain import Arguments, RecordedRun, history, parts_of_document, places_of
+from trainer.arguments import Arguments
+from trainer.explain import RecordedRun, history, parts_of_document, places_of
 from trainer.run_directory import SKIP_LIST, append_line, existing_run, held, read_lines, read_skips
 
 

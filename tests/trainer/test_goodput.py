@@ -1,10 +1,8 @@
-"""Promises of the goodput ledger: every second belongs to one activity, whatever ends an attempt and whoever sets clocks."""
+"""Promises of the goodput ledger: every second has one activity, whatever ends an attempt and whoever sets clocks."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import random
 import signal
 import time
@@ -16,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from trainer import train
+from trainer.backend.native import Native
 from trainer.report.goodput import ACTIVITIES, Ledger, goodput, unsettled
 from trainer.report.stopwatch import Stopwatch
 
@@ -95,7 +95,7 @@ class Simulated:
         self.say("checkpoint", step=self.step)
 
     def hang(self, seconds: float, own: bool) -> None:
-        """Waiting for another process, within a step that may come through; told by the process itself or by another."""
+        """Within a step, which may come through; told by the process itself or by another."""
         self.spend("step", seconds, truly="hang")
         self.stuck += seconds
         self.say("hang", spent=own, seconds=seconds)
@@ -244,3 +244,144 @@ def test_only_the_unsettled_lines_are_needed(draw: random.Random) -> None:
     lines = [(line, json.loads(line)) for line in run.metrics]
     few = [line for line, said in lines if said["step"] > after.get(said["attempt"], 10**9)]
     assert run.ledger(few) == run.ledger()
+
+
+def test_a_run_of_an_earlier_version_has_steps_and_the_time_between() -> None:
+    events = [
+        {"time": 100.0, "attempt": 1, "event": "start", "step": 0},
+        {"time": 110.0, "attempt": 1, "event": "checkpoint", "step": 2},
+        {"time": 200.0, "attempt": 2, "event": "start", "step": 2},
+    ]
+    metrics = [
+        {"attempt": attempt, "step": step, "step_seconds": 4.0, "data_seconds": 1.0}
+        for attempt, step in ((1, 1), (1, 2), (1, 3), (2, 3))
+    ]
+    seconds = goodput(events, metrics).seconds
+    assert {name: spent for name, spent in seconds.items() if spent} == {
+        "step": 9.0, "data": 3.0, "lost": 4.0, "down": 88.0,
+    }  # fmt: skip
+
+
+def test_a_process_that_waited_for_the_one_before_it_is_not_counted_twice() -> None:
+    """A spare one, which began long before the other died: its wait was no time of the run's own."""
+    first = {"time": 0.0, "attempt": 1, "event": "start", "step": 0, "boot": "b", "began": 100.0, "at_step": 0}
+    spare = first | {"attempt": 2, "began": 105.0, "spent": {"start": 35.0}}
+    dies = {"time": 0.0, "attempt": 1, "event": "time", "at_step": 9, "spent": {"start": 2.0, "step": 28.0}}
+    seconds = goodput([first | {"spent": {"start": 2.0}}, dies, spare], []).seconds
+    assert sum(seconds.values()) == pytest.approx(40.0)  # from 100 to 140
+    assert seconds["start"] == pytest.approx(2.0 + 10.0)  # the spare one's from the death at 130 on
+    assert seconds["lost"] == pytest.approx(28.0)
+
+
+def ledger_of(run: Any) -> Ledger:
+    return goodput(run.ledger, run.lines)
+
+
+def test_a_kill_and_a_stop_sum_to_what_a_clock_outside_shows(lab) -> None:
+    """Killed with -9, started again after a while, and stopped: to a second, and nothing counted twice."""
+    began = time.monotonic()
+    run = lab.start("killed", "steps=100000", "checkpoint.every=15")
+    run.until_step(40)
+    run.process.kill()
+    run.wait()
+    killed = time.monotonic()
+    pause = 2.0
+    time.sleep(pause)  # the length of what is to be found as `down`
+    again_began = time.monotonic()
+    again = lab.start("killed", "steps=100000", "checkpoint.every=15")
+    again.until(lambda: any(line["attempt"] == 2 for line in again.lines), "a step of the second attempt")
+    again.process.send_signal(signal.SIGTERM)
+    again.until(lambda: again.events[-1]["event"] == "stop", "the stop")
+    ended = time.monotonic()
+    assert again.wait().code == 75
+    ledger = ledger_of(again)
+    assert ledger.wall == pytest.approx(ended - began, abs=1.0)
+    seconds = ledger.seconds
+    assert seconds["down"] == pytest.approx(again_began - killed, abs=0.5)
+    before = [line for line in again.lines if line["attempt"] == 1]
+    kept = next(event["step"] for event in again.events if event["attempt"] == 2)
+    lost = sum(line["step_seconds"] for line in before if line["step"] > kept)
+    assert 30 <= kept < before[-1]["step"]
+    # Beside the lines, the step whose line the kill prevented, and what lies between two steps.
+    assert lost - 0.01 <= seconds["lost"] <= lost + max(line["step_seconds"] for line in again.lines) + 0.2
+    kept_lines = sum(line["step_seconds"] for line in again.lines if line["attempt"] == 2 or line["step"] <= kept)
+    assert seconds["step"] + seconds["data"] == pytest.approx(kept_lines, abs=0.5)
+    assert seconds["save"] > 0
+    assert seconds["hang"] == seconds["compile"] == 0
+
+
+def test_a_stop_loses_nothing(lab) -> None:
+    run = lab.start("stopped", "steps=100000")
+    run.until_step(5)
+    run.process.terminate()
+    assert run.wait().code == 75
+    last = run.lines[-1]["step"]
+    lab.train("stopped", f"steps={last + 3}")
+    assert ledger_of(run).seconds["lost"] == 0
+
+
+def test_what_a_run_does_besides_steps_has_its_own_place(alone) -> None:
+    seconds = ledger_of(alone).seconds
+    assert 0 < seconds["save"] < seconds["start"]
+    assert 0 < seconds["evaluate"] < seconds["start"]
+    steps = sum(line["step_seconds"] - line["data_seconds"] for line in alone.lines)
+    assert seconds["step"] == pytest.approx(steps, rel=0.1)
+    assert seconds["down"] == seconds["lost"] == 0
+    assert 0 < alone.lines[-1]["goodput"] < 1
+    assert ledger_of(alone).goodput == pytest.approx(alone.lines[-1]["goodput"], rel=0.3)
+
+
+def test_set_clocks_change_no_ledger_of_a_real_run(alone, pair) -> None:
+    draw = random.Random(3)
+    for run in (alone, pair):
+        moved = [event | {"time": event["time"] + draw.choice((-7200, 0, 7200))} for event in run.ledger]
+        lines = [line | {"time": 0.0} for line in run.lines]
+        assert goodput(moved, lines) == ledger_of(run)
+
+
+def test_slow_data_and_a_compiler_are_seen(inside, lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    pause, steps = 0.1, 12
+    made = train.micro_batches_from
+
+    def slow(*arguments: Any) -> Any:
+        for batch in made(*arguments):
+            time.sleep(pause / 4)  # four micro-batches a step
+            yield batch
+
+    whole = Native.__init__
+
+    def compiling(self: Native, *arguments: Any) -> None:
+        whole(self, *arguments)
+        self.compiles = True
+
+    monkeypatch.setattr(train, "micro_batches_from", slow)
+    monkeypatch.setattr(Native, "__init__", compiling)
+    code, said = inside("slow", f"steps={steps}")
+    assert code == 0, said
+    run = lab.run("slow")
+    seconds = ledger_of(run).seconds
+    assert seconds["data"] == pytest.approx(sum(run.column("data_seconds")), abs=0.1)
+    assert seconds["data"] >= pause * steps
+    first = run.metrics[0]
+    assert seconds["compile"] == pytest.approx(first["step_seconds"] - first["data_seconds"], abs=0.1)
+    assert seconds["step"] < sum(run.column("step_seconds")) - pause * steps
+
+
+def test_a_failure_is_in_the_ledger_with_its_code(inside, lab) -> None:
+    wild = ("optim.peak_lr=1e38", "optim.warmup_steps=0", "optim.max_skipped=2")
+    assert inside("wild", *wild)[0] == 77
+    event = lab.run("wild").events[-1]
+    assert (event["event"], event["code"]) == ("failed", 77)
+    assert "of wild has " in event["error"]
+
+
+def test_a_stopwatch_gives_each_second_to_one_activity() -> None:
+    clock = Stopwatch()
+    with clock.during("data"), clock.during("save"):
+        time.sleep(0.02)
+    seconds = clock.seconds()
+    assert set(seconds) == {"start", "data", "save"}
+    assert seconds["save"] >= 0.02
+    assert seconds["data"] < 0.01
+    alive = float(Path("/proc/uptime").read_text().split()[0]) - clock.began
+    assert sum(seconds.values()) == pytest.approx(alive, abs=0.1)

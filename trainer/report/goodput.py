@@ -18,15 +18,15 @@ from typing import Any
 # With the names that the package ml-goodput-measurement has for them.
 ACTIVITIES = {
     "step": "training steps",  # PRODUCTIVE_TRAINING
-    "compile": "the first step where steps are compiled",  # PROGRAM_STARTUP
+    "compile": "the first step, with its compiler",  # PROGRAM_STARTUP
     "data": "waiting for the data of a step",  # DATA_LOADING_SYNC
     "save": "held up by a checkpoint",  # UNPRODUCTIVE_CHECKPOINT_SAVE_TIME
     "evaluate": "scoring held-out text",  # CUSTOM_BADPUT_EVENTS
     # TPU_INITIALIZATION, TRAINING_PREP and UNPRODUCTIVE_CHECKPOINT_RESTORE_TIME
-    "start": "from the start of a process to its first step",
-    "lost": "steps that were done again, since no checkpoint had them",  # WASTED_PROGRESS_FROM_DISRUPTION
+    "start": "until a process began to train",
+    "lost": "not saved, so done again",  # WASTED_PROGRESS_FROM_DISRUPTION
     "hang": "nothing moved",  # OTHER
-    "down": "between attempts, nobody at work",  # INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION
+    "down": "nobody at work between attempts",  # INFRASTRUCTURE_RECOVERY_FROM_DISRUPTION
 }
 _WORK = ("step", "data")  # what is done again where no checkpoint has it
 
