@@ -7,6 +7,8 @@ import os
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,38 +47,76 @@ IDLE = Status(
 )  # fmt: skip
 
 ALL = """\
-run              state            step  loss tok/s goodput    saved tries incid.
-web-1a2b3c4d     running 19800/1000000 2.346  123k     90% 19500 5m     3      2
-a-run-with-a-lo… diverg…        12/200     -   874     80%        -     1      0
-gemma            idle                -     -     -       -        -     0      0
+run             state             step  loss tok/s goodput    saved tries incid.
+web-1a2b3c4d    running  19800/1000000 2.346  123k     90% 19500 5m     3      2
+a-run-with-a-lo diverged        12/200     -   874     80%        -     1      0
+nger-name-than-
+fits-99999999
+gemma           idle                 -     -     -       -        -     0      0
+a-run-with-a-longer-name-than-fits-99999999 diverged: step 12 of a-run has
+loss=nan, as the last of 10 steps in a row
+"""
+ONE = """\
+web-1a2b3c4d running, attempt 3 on 8 cuda process(es)
+step 19800 of 1000000  loss 2.346  123,456 tokens/s
+checkpoint of step 19500, 5m old, in runs/web-1a2b3c4d
+
+Where 27:46:40 went, 90.0% of it into steps
+step  90.0% 25:00:00 ##################   training steps
+data   1.0%  0:16:40                      waiting for the data of a step
+save   2.0%  0:33:20                      held up by a checkpoint
+start  0.5%  0:08:20                      until a process began to train
+lost   0.9%  0:15:00                      not saved, so done again
+hang   0.6%  0:10:00                      nothing moved
+down   5.0%  1:23:20 #                    nobody at work between attempts
+
+Incidents, the newest of 2 first
+2027-01-15 08:00:00 attempt 2 the checkpoint of step 300 FAILED: No space left
+                              on device
+2023-11-14 22:13:20 attempt 1 unheard: of=this
+
+Next: `kill` its process with SIGTERM to stop it: it saves first. `tail -f
+runs/web-1a2b3c4d/metrics.jsonl`
+"""
+ENDED_BADLY = """\
+a-run-with-a-longer-name-than-fits-99999999 diverged, attempt 1 on 1 cpu
+process(es)
+  step 12 of a-run has loss=nan, as the last of 10 steps in a row
+step 12 of 200  874 tokens/s
+no checkpoint, in runs/a-run
+
+Where 10.0s went, 80.0% of it into steps
+step  80.0% 8.0s ################     training steps
+start 20.0% 2.0s ####                 until a process began to train
+
+Next: `gemcutter explain a-run-with-a-longer-name-than-fits-99999999 --step N`
+says what was in a step, `gemcutter skip
+a-run-with-a-longer-name-than-fits-99999999 --steps A-B` passes over them; then
+start again, from the beginning
 """
 
 
-def printed(show: Any, what: Any) -> str:
-    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+def printed(show: Callable[[Console, Any], None], what: Any) -> str:
+    """As it is on 80 columns, without the spaces that end a line."""
+    console = Console(width=80)
     with console.capture() as capture:
         show(console, what)
-    text = capture.get()
-    assert all(len(line) <= 80 for line in text.splitlines())
-    return "".join(line.rstrip() + "\n" for line in text.splitlines())
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    return "".join(line.rstrip() + "\n" for line in lines)
 
 
 def test_all_runs_fit_a_terminal() -> None:
-    text = printed(show_all, [RUNNING, DIVERGED, IDLE])
-    print(text)
-    assert text == ALL
+    assert printed(show_all, [RUNNING, DIVERGED, IDLE]) == ALL
 
 
 def test_one_run_says_where_its_time_went(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = printed(show_one, RUNNING)
-    print(text)
-    assert text == "x"
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    assert printed(show_one, RUNNING) == ONE
 
 
 def test_a_run_that_ended_badly_says_why_and_what_to_do() -> None:
-    text = printed(show_one, DIVERGED)
-    print(text)
-    assert text == "x"
+    assert printed(show_one, DIVERGED) == ENDED_BADLY
 
 
 def gemcutter(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

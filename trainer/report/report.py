@@ -20,13 +20,15 @@ from conf import schema
 from conf.exits import DataError, DivergedError
 from trainer.build import Parts
 from trainer.model.config import flops_per_token
-from trainer.report.stopwatch import Stopwatch, boot_id
+from trainer.report.stopwatch import Stopwatch, boot_id, boot_seconds
 from trainer.report.terminal import Terminal
 from trainer.report.tracker import Tracker, open_tracker
 from trainer.run import Run
 from trainer.run_directory import append_line
 
-_TOLD_SECONDS = 60.0  # between events that say where the time went; the lines of metrics.jsonl tell what followed one
+# Between events that say where the time went, whichever is more: seconds, and the share of the process's age, so that
+# the ledger of a long run stays short. The lines of metrics.jsonl tell what followed the last one.
+_TOLD_SECONDS, _TOLD_SHARE = 60.0, 0.01
 
 
 class Report:
@@ -84,7 +86,8 @@ class Report:
         Raises DivergedError where the step before was the last of `optim.max_skipped` skipped in a row.
         """
         self._flush()
-        if time.monotonic() > self._told + _TOLD_SECONDS:
+        age = boot_seconds() - self._clock.began
+        if time.monotonic() > self._told + max(_TOLD_SECONDS, _TOLD_SHARE * age):
             self._tell()
         known |= {"step_seconds": time.perf_counter() - self._started, "data_seconds": self._data_seconds}
         self._pending = step, metrics, known, {}

@@ -56,15 +56,15 @@ def show_one(console: Console, run: Status) -> None:
     on = f", attempt {run.attempts} on {run.processes} {run.device} process(es)" if run.processes else ""
     say(Text.assemble(run.run_id, " ", (run.state, _COLOURS[run.state]), on))
     if run.cause:
-        say(f"  {run.cause}")
+        say(f"  {_brief(run.cause, 480)}")
     if run.silent is not None and run.state == "running" and run.silent > _SILENT:
         say(f"  no sign of life for {_age(run.silent)}")
     facts = [f"step {run.step}" + (f" of {run.steps}" if run.steps is not None else "")]
     facts += [] if run.loss is None else [f"loss {run.loss:.3f}"]
     facts += [] if run.tokens_per_second is None else [f"{run.tokens_per_second:,.0f} tokens/s"]
     saved = "no checkpoint" if run.checkpoint is None else f"checkpoint of step {run.checkpoint}, {_age(run.saved)} old"
-    say("  ".join([*facts, saved]))
-    say(run.path)
+    say("  ".join(facts))
+    say(f"{saved}, in {run.path}")
     if run.ledger.wall:
         say(f"\nWhere {_clock(run.ledger.wall)} went, {run.ledger.goodput:.1%} of it into steps")
         console.print(_time_table(run.ledger))
@@ -73,7 +73,7 @@ def show_one(console: Console, run: Status) -> None:
         incidents = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
         for event in run.incidents[:_INCIDENTS]:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
-            incidents.add_row(when, str(event["attempt"]), Text(_brief(_words(event), 240)))
+            incidents.add_row(when, f"attempt {event['attempt']}", Text(_brief(_words(event), 240)))
         console.print(incidents)
     say(f"\nNext: {_next(run)}")
 
