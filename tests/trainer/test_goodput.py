@@ -121,6 +121,8 @@ def simulate(draw: random.Random, *, cut: bool = False, jumps: bool = False, boo
     """Some attempts, killed anywhere. `cut`: the host died, too, and the ends of both files with it."""
     run = Simulated()
     for _ in range(draw.randint(1, 5)):
+        if len(run.saved) > 1 and draw.random() < 0.3:
+            run.saved.pop()  # found broken: the one before it must do
         run.start(draw.uniform(0.1, 20))
         for _ in range(draw.randint(0, 12)):
             if jumps and draw.random() < 0.3:
