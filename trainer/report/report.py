@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from conf import schema
-from conf.exits import DataError, DivergedError
+from conf.exits import ERRORS, DataError, DivergedError
 from trainer.build import Parts
 from trainer.model.config import flops_per_token
 from trainer.report.stopwatch import Stopwatch, boot_id, boot_seconds
@@ -66,10 +66,10 @@ class Report:
     def __exit__(self, *error: object) -> None:
         if self._terminal is not None:
             self._terminal.stop()
-            if isinstance(error[1], BaseException):
+            if error[1] is not None:
+                code = error[1].code if isinstance(error[1], ERRORS) else None
                 with suppress(DataError):  # a disk that takes nothing may be what failed, and that is being raised
-                    what = str(error[1]) or type(error[1]).__name__
-                    self._record("failed", error=what, code=getattr(error[1], "code", None))
+                    self._record("failed", error=str(error[1]) or type(error[1]).__name__, code=code)
         if self._tracker is not None:
             self._tracker.close(failed=error[0] is not None)
 
