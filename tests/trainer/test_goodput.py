@@ -299,15 +299,17 @@ def test_a_kill_and_a_stop_sum_to_what_a_clock_outside_shows(lab) -> None:
     ledger = ledger_of(again)
     assert ledger.wall == pytest.approx(ended - began, abs=1.0)
     seconds = ledger.seconds
-    assert seconds["down"] == pytest.approx(again_began - killed, abs=0.5)
+    slowest = max(line["step_seconds"] for line in again.lines)
+    # The kill took the line of one step, and another in the midst of it.
+    assert seconds["down"] == pytest.approx(again_began - killed, abs=0.2 + 2 * slowest)
     before = [line for line in again.lines if line["attempt"] == 1]
     kept = next(event["step"] for event in again.events if event["attempt"] == 2)
     lost = sum(line["step_seconds"] for line in before if line["step"] > kept)
     assert 30 <= kept < before[-1]["step"]
     # Beside the lines, the step whose line the kill prevented, and what lies between two steps.
-    assert lost - 0.01 <= seconds["lost"] <= lost + max(line["step_seconds"] for line in again.lines) + 0.2
+    assert lost - 0.01 <= seconds["lost"] <= lost + slowest + 0.2
     kept_lines = sum(line["step_seconds"] for line in again.lines if line["attempt"] == 2 or line["step"] <= kept)
-    assert seconds["step"] + seconds["data"] == pytest.approx(kept_lines, abs=0.5)
+    assert seconds["step"] + seconds["data"] == pytest.approx(kept_lines, rel=0.1, abs=0.5)
     assert seconds["save"] > 0
     assert seconds["hang"] == seconds["compile"] == 0
 
