@@ -30,6 +30,7 @@ jobs (overrides as in Hydra; add --help for the configuration groups, --cfg job 
 commands
   explain     which documents were in a step of a run, and in which steps a document was
   skip        never feed a run these documents or steps again
+  status      every run at a glance, or one with where its time went and what went wrong
   checkpoint  ls, verify or diff: the committed steps of a run, and whether every byte of them is whole
   config      every key with its type, default and meaning
   doctor      is this environment right, and if not what to do
@@ -43,7 +44,8 @@ examples
 exit codes: 0 done, 75 stopped and saved (start again), 77 diverged, 78 configuration, 79 data or storage
 """
 
-COMMANDS = ("explain", "skip", "checkpoint", "config", "doctor")
+OF_RUNS = ("explain", "skip", "status", "checkpoint")
+COMMANDS = (*OF_RUNS, "config", "doctor")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +66,7 @@ def _dispatch(name: str, rest: list[str]) -> int:
         from launch.jobs import run_job
 
         return run_job(name, rest)
-    if name in ("explain", "skip", "checkpoint"):
+    if name in OF_RUNS:
         from launch.local import of_run
 
         return of_run(name, rest)

@@ -1,7 +1,6 @@
 """`python -m trainer train|evaluate|export|import|plan [overrides]`: the worker side of the model jobs.
 
-Under torchrun, or `trainer.elastic`, every process runs it. The plain commands `explain`, `skip` and `checkpoint`
-take a run instead.
+Under torchrun, or `trainer.elastic`, every process runs it. The plain commands take a run instead.
 """
 
 from __future__ import annotations
@@ -9,46 +8,34 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 from conf.compose import compose
 from conf.exits import DONE, ERRORS
 
 
+# By name, as each imports what only it needs.
+COMMANDS = {
+    "explain": "trainer.explain:explain",
+    "skip": "trainer.skip:skip",
+    "status": "trainer.status.status:status",
+    "checkpoint": "trainer.checkpoint.command:look",
+}
+JOBS = {
+    "train": "trainer.train:train",
+    "evaluate": "trainer.evaluate.job:evaluate",
+    "import": "trainer.export.import_job:import_weights",
+    "plan": "trainer.plan.job:plan",
+    "export": "trainer.export.job:export",
+}
+
+
 def main(kind: str, overrides: list[str]) -> int:
     """Run the job in this process; returns its exit code."""
     try:
-        if kind == "explain":
-            from trainer.explain import explain
-
-            return explain(overrides)
-        if kind == "skip":
-            from trainer.skip import skip
-
-            return skip(overrides)
-        if kind == "checkpoint":
-            from trainer.checkpoint.command import look
-
-            return look(overrides)
-        job = compose(kind, overrides)
-        if kind == "train":  # each imports what only it needs
-            from trainer.train import train
-
-            return train(job)
-        if kind == "evaluate":
-            from trainer.evaluate.job import evaluate
-
-            return evaluate(job)
-        if kind == "import":
-            from trainer.export.import_job import import_weights
-
-            return import_weights(job)
-        if kind == "plan":
-            from trainer.plan.job import plan
-
-            return plan(job)
-        from trainer.export.job import export
-
-        return export(job)
+        if kind in COMMANDS:
+            return int(resolve_name(COMMANDS[kind])(overrides))
+        return int(resolve_name(JOBS[kind])(compose(kind, overrides)))
     except BrokenPipeError:  # whoever reads what `explain` prints, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

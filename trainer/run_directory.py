@@ -96,11 +96,15 @@ def _lock(run: Path, remedy: str) -> int:
     """An open, locked descriptor; the lock ends with it. Raises DataError where another process holds the run."""
     with writing(run):
         lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise DataError(f"{run} is in use by another job on this machine: {remedy}") from error
+    for tries_left in reversed(range(5)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if not tries_left:
+                os.close(lock)
+                raise DataError(f"{run} is in use by another job on this machine: {remedy}") from error
+        time.sleep(0.05)  # `gemcutter status` looks at the lock by sharing it for a moment
     return lock
 
 

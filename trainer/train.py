@@ -58,7 +58,7 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
         batches = backend.feed(stream)
-        clock.begin("step")
+        clock.begin("compile" if backend.compiles else "step")
         while run.step < job.steps:
             profiler.before(run.step + 1)
             shares = parts.ramp.rows(run.step) // (job.micro_batch * backend.feeders * backend.world.size)
@@ -67,6 +67,7 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
             learning_rate = lr_at(job.optim, run.step, job.steps)
             set_lr(run.optimizer, learning_rate)
             metrics = train_step(micro_batches)
+            clock.begin("step")
             run.step += 1
             if run.average is not None and follow is not None:
                 follow(run.model, metrics["skipped"], run.average.share(run.step).to(backend.device))

@@ -128,8 +128,14 @@ class Recorded:
         return [line for line in read_lines(self.folder / "metrics.jsonl") if "held_out_loss" in line]
 
     @property
-    def events(self) -> list[dict[str, Any]]:
+    def ledger(self) -> list[dict[str, Any]]:
+        """events.jsonl as written."""
         return read_lines(self.folder / "events.jsonl")
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What happened; without what only says where the time went."""
+        return [event for event in self.ledger if event["event"] != "time"]
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

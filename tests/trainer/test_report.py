@@ -14,7 +14,7 @@ KEYS = {
 }  # fmt: skip
 EXTRAS = {
     "samples_done", "tokens/invented", "planned_tokens/invented", "storage/retries", "storage/refetched",
-    "storage/quarantined", "storage/bytes_fetched", "steps_skipped",
+    "storage/quarantined", "storage/bytes_fetched", "steps_skipped", "goodput",
 }  # fmt: skip
 
 

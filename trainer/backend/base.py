@@ -37,6 +37,7 @@ class Backend(Protocol):
     processes  all of them
     world      those that read batches: processes that share the positions of rows read the same ones, and count as one
     feeders    feeders that each of these reads for; a feeder takes `micro_batch` rows a pass
+    compiles   whether the first step waits for a compiler
     """
 
     device: torch.device
@@ -44,6 +45,7 @@ class Backend(Protocol):
     processes: World
     world: World
     feeders: int
+    compiles: bool
 
     def problems(self, config: GemmaConfig) -> list[str]:
         """Why processes cannot share such a model as the job asks; empty where they can."""

@@ -71,7 +71,7 @@ class Native:
         self._mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
         self._context, self._tensor = self._mesh["context"], self._mesh["tensor"]
         self._sharing = axes["context"] * axes["tensor"]
-        self.devices, self.feeders = size, 1
+        self.devices, self.feeders, self.compiles = size, 1, job.compile
         self.world = World(self.processes.rank // self._sharing, size // self._sharing)
 
     def _sharding(self, *axes: str) -> DeviceMesh:

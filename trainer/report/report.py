@@ -10,21 +10,25 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from conf import schema
-from conf.exits import DivergedError
+from conf.exits import ERRORS, DataError, DivergedError
 from trainer.build import Parts
 from trainer.model.config import flops_per_token
-from trainer.report.stopwatch import Stopwatch
+from trainer.report.stopwatch import Stopwatch, boot_id, boot_seconds
 from trainer.report.terminal import Terminal
 from trainer.report.tracker import Tracker, open_tracker
 from trainer.run import Run
 from trainer.run_directory import append_line
+
+# Between events that say where the time went, whichever is more: seconds, and the share of the process's age, so that
+# the ledger of a long run stays short. The lines of metrics.jsonl tell what followed the last one.
+_TOLD_SECONDS, _TOLD_SHARE = 60.0, 0.01
 
 
 class Report:
@@ -37,6 +41,7 @@ class Report:
         self._pending: tuple[int, dict[str, Tensor], dict[str, float], dict[str, float]] | None = None
         self._flops = flops_per_token(run.model.config, job.data.sequence_length)
         self._started = self._data_seconds = 0.0
+        self._told = -math.inf  # when `time` was last written
         self._storage: Counter[str] = Counter()  # what reading suffered in this attempt, on all processes
         self._terminal: Terminal | None = None
         self._tracker: Tracker | None = None
@@ -49,9 +54,12 @@ class Report:
             self.event(
                 "start",
                 step=self._run.step,
+                steps=self._job.steps,
                 processes=self._backend.processes.size,
                 device=self._backend.device.type,
                 directory=str(self._directory.path),
+                boot=boot_id(),
+                began=self._clock.began,
             )
             for facts in self._directory.quarantined:  # recorded when it happened
                 self._terminal.say("quarantined", facts)
@@ -60,6 +68,10 @@ class Report:
     def __exit__(self, *error: object) -> None:
         if self._terminal is not None:
             self._terminal.stop()
+            if error[1] is not None:
+                code = error[1].code if isinstance(error[1], ERRORS) else None
+                with suppress(DataError):  # a disk that takes nothing may be what failed, and that is being raised
+                    self._record("failed", error=str(error[1]) or type(error[1]).__name__, code=code)
         if self._tracker is not None:
             self._tracker.close(failed=error[0] is not None)
 
@@ -75,7 +87,10 @@ class Report:
 
         Raises DivergedError where the step before was the last of `optim.max_skipped` skipped in a row.
         """
-        self.flush()
+        self._flush()
+        age = boot_seconds() - self._clock.began
+        if time.monotonic() > self._told + max(_TOLD_SECONDS, _TOLD_SHARE * age):
+            self._tell()
         known |= {"step_seconds": time.perf_counter() - self._started, "data_seconds": self._data_seconds}
         self._pending = step, metrics, known, {}
 
@@ -85,7 +100,14 @@ class Report:
         self._pending[3].update(extras)
 
     def flush(self) -> None:
-        """Write what is pending, so that the run's counts are those of the last step. Raises as `push` does."""
+        """Write what is pending, so that the run's counts are those of the last step. Raises as `push` does.
+
+        And where the time went up to here: what follows is done again where no checkpoint has it.
+        """
+        self._flush()
+        self._tell()
+
+    def _flush(self) -> None:
         if self._pending is None:
             return
         (step, metrics, known, extras), self._pending = self._pending, None
@@ -94,6 +116,7 @@ class Report:
         diverged = self._count_skipped(step, values)
         tokens_per_second = schema.tokens_of_step(self._job, step) / known["step_seconds"]
         peak = self._backend.peak_flops()
+        spent = self._clock.seconds()
         self._write(
             step,
             {
@@ -107,6 +130,7 @@ class Report:
                 "mfu": tokens_per_second * self._flops / (peak * self._backend.devices) if peak else None,
                 "memory_bytes": self._backend.memory_bytes(),
                 "steps_skipped": self._run.skipped,
+                "goodput": spent.get("step", 0.0) / sum(spent.values()),  # of this process
                 **self._data_extras(metrics["counts_K"].tolist(), int(known["samples_done"])),
                 **{name: _finite(value) for name, value in extras.items()},
             },
@@ -157,8 +181,20 @@ class Report:
     def event(self, event: str, **facts: Any) -> None:
         """Append to the run's ledger, and say it in the terminal."""
         if self._terminal is not None:
-            self._directory.record(event, self._run.attempt, **facts)
+            self._record(event, **facts)
+            self._told = -math.inf  # again after this step: a thread that watches may have written in the midst of it
             self._terminal.say(event, {"attempt": self._run.attempt, **facts})
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        self._record("time")
+
+    def _record(self, event: str, **facts: Any) -> None:
+        """Append to the run's ledger, with how many steps are done and what the time was spent on: see `goodput`."""
+        if self._terminal is None:
+            return
+        spent = {activity: round(seconds, 3) for activity, seconds in self._clock.seconds().items()}
+        self._directory.record(event, self._run.attempt, **facts, at_step=self._run.step, spent=spent)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self._terminal is None or self._tracker is None:

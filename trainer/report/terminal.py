@@ -20,6 +20,7 @@ _EVENTS = {
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
     "stop": "stopping after step {step}, as asked",
+    "failed": "attempt {attempt} FAILED after step {at_step}: {error}",
     "end": "finished step {step}",
 }
 _PLAIN_SECONDS = 10.0  # between lines where there is no screen
@@ -66,7 +67,12 @@ class Terminal:
 
     def say(self, event: str, facts: dict[str, Any]) -> None:
         """An event of the ledger, in words."""
-        self._console.print(_EVENTS[event].format(**facts), highlight=False, soft_wrap=True, markup=False)
+        self._console.print(in_words(event, facts), highlight=False, soft_wrap=True, markup=False)
+
+
+def in_words(event: str, facts: dict[str, Any]) -> str:
+    """An event of the ledger as a sentence."""
+    return _EVENTS[event].format(**facts)
 
 
 def _clock(seconds: float) -> str:

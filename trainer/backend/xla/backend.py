@@ -96,7 +96,7 @@ class Xla:
             )
         self.mesh = Mesh({axis: axes[axis] for axis in AXES}, self.chips.torus, self.chips.order)
         self._feeders = Feeders(self.mesh, self._own_chips(), self.processes)
-        self.world, self.feeders = self._feeders.world, len(self._feeders.here)
+        self.world, self.feeders, self.compiles = self._feeders.world, len(self._feeders.here), True
         self._placed: dict[str, Placement] = {}
         self.kept: list[Tensor] = []  # parameters and what lies beside them: what a step changes
         self._of: dict[int, str] = {}  # by the identity of a parameter, its name
