@@ -9,12 +9,15 @@ import os
 import sys
 from pathlib import Path
 
-from conf.compose import compose
 from conf.exits import DONE, ERRORS
+from conf.processes import answer, deafen, end_with
+from trainer.stop import StopSignal
 
 
-def main(kind: str, overrides: list[str]) -> int:
-    """Run the job in this process; returns its exit code."""
+def main(kind: str, overrides: list[str], stop: StopSignal | None = None) -> int:
+    """Run the job in this process; returns its exit code. `stop` listens for who asks to stop training."""
+    from conf.compose import compose  # takes a while, in which a signal may come
+
     try:
         if kind == "explain":
             from trainer.explain import explain
@@ -28,7 +31,7 @@ def main(kind: str, overrides: list[str]) -> int:
         if kind == "train":  # each imports what only it needs
             from trainer.train import train
 
-            return train(job)
+            return train(job, stop or StopSignal())
         if kind == "evaluate":
             from trainer.evaluate.job import evaluate
 
@@ -60,4 +63,12 @@ def declare(code: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    end_with()
+    if sys.argv[1] != "train":
+        answer()
+        sys.exit(main(sys.argv[1], sys.argv[2:]))
+    stop = StopSignal()
+    stop.listen()
+    code = main(sys.argv[1], sys.argv[2:], stop)
+    deafen()  # a signal that comes once this is settled must not change how we end
+    sys.exit(code)

@@ -16,7 +16,7 @@ _EVENTS = {
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
-    "stop": "stopping after step {step}, as asked",
+    "stop": "stopping after step {step}, as asked by {by}",
     "end": "finished step {step}",
 }
 _PLAIN_SECONDS = 10.0  # between lines where there is no screen
