@@ -43,8 +43,17 @@ def answer() -> None:
 
 
 def deafen() -> None:
-    """Let stop signals wait for ever: how this process ends is settled, and another one must not change that."""
+    """Let stop signals wait in this thread, and in threads and processes that it starts from now on."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def ignore() -> None:
+    """How this process ends is settled, and a signal that comes until its last moment must not change that.
+
+    Not `deafen`, which the threads that are there already do not hear of.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end_with(parent: int | None = None) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from conf.exits import CONFIG, DONE, ERRORS, STOPPED
-from conf.processes import STOP_SIGNALS
+from conf.processes import STOP_SIGNALS, ignore
 from conf.schema import JOBS
 
 HELP = """\
@@ -99,8 +99,7 @@ def _stopping_at_once() -> Iterator[None]:
     """Whoever asks for a stop ends this process with 75: while no child runs, there is nothing to save."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        ignore()
         raise _Stopped
 
     previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}

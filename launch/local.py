@@ -14,7 +14,7 @@ from conf import schema
 from conf.check import check, check_mesh_size, check_rows
 from conf.compose import refuse
 from conf.hardware import on_tpu
-from conf.processes import STOP_SIGNALS, patient, starter
+from conf.processes import STOP_SIGNALS, ignore, patient, starter
 
 ROOMS = {
     "curate": "data_pipeline",
@@ -96,6 +96,7 @@ def call(arguments: list[str], environment: dict[str, str]) -> int:
         code = child.wait()
     finally:
         for number, handler in previous.items():
-            # Who was asked ends with the child; being asked once more, until then, must not change how.
-            signal.signal(number, signal.SIG_IGN if asked else handler)
+            signal.signal(number, handler)
+        if asked:  # we end with the child
+            ignore()
     return code if code >= 0 else 128 - code

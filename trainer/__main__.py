@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from conf.exits import DONE, ERRORS
-from conf.processes import answer, deafen, end_with
+from conf.processes import answer, end_with, ignore
 from trainer.stop import StopSignal
 
 
@@ -70,5 +70,5 @@ if __name__ == "__main__":
     stop = StopSignal()
     stop.listen()
     code = main(sys.argv[1], sys.argv[2:], stop)
-    deafen()  # a signal that comes once this is settled must not change how we end
+    ignore()
     sys.exit(code)
