@@ -29,6 +29,9 @@ def launch(processes: int, arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # Seconds between the SIGTERM and the SIGKILL by which the launcher ends the others once one has failed. They take the
+    # first for a request to stop, and may wait for ever for the one that failed; who stops leaves after all have saved.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -41,7 +44,6 @@ def launch(processes: int, arguments: list[str]) -> int:
     )
     # The launcher would answer a signal by ending the children with it and losing their exit codes. A thread passes it
     # on, they save and say how they ended.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # read by torch 2.9
     config.signals_to_handle = "SIGQUIT"  # newer versions overwrite the variable with this
     threading.Thread(target=_forward, name="signals", daemon=True).start()
