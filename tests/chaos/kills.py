@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import random
 import signal
@@ -30,7 +29,7 @@ class Kill:
     """One kill, planned and done.
 
     meant, hit  the phase that it waited for, and the one that it met
-    gone        seconds until no process was left
+    gone, left  seconds until no process was left, and how many were that had to be killed
     commit      newest committed step then
     lost        steps done beyond it
     went_on     whether the attempt that followed began there
@@ -39,7 +38,8 @@ class Kill:
     meant: str
     victim: str
     hit: str = ""
-    gone: float = math.inf
+    gone: float = 0.0
+    left: int = 0
     commit: int = 0
     lost: int = 0
     went_on: bool = False
@@ -81,6 +81,7 @@ def rows(wanted: int, done: list[Kill], identical: int) -> list[dict[str, Any]]:
         counted("SIGKILLs of runs that ended bit-identical to the undisturbed one", identical, len(done)),
         counted("SIGKILLs after which the run went on from the newest commit", sum(k.went_on for k in done), len(done)),
         {"figure": "steps done again after a SIGKILL, at most", "ours": lost, "bar": EVERY, "met": lost <= EVERY},
+        counted("processes left by killed jobs", sum(kill.left for kill in done), 0),
         {"figure": "seconds until a killed job had no process left", "ours": gone, "bar": 10, "met": gone <= 10},
         *(
             {"figure": f"SIGKILLs during {phase}", "ours": hits[phase], "bar": 1, "met": hits[phase] >= 1}
@@ -145,7 +146,7 @@ def strike(job: Job, kill: Kill, before: int, draw: random.Random) -> None:
     had_claimed = job.claimed()
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    kill.gone = job.gone()
+    kill.gone, kill.left = job.gone()
     if job.process.returncode == 0:
         raise Ended("the kill")
     if len(starts(job.run)) == before:

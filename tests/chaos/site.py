@@ -92,8 +92,8 @@ class Job:
         """Whether a process has a handler for a signal, or lets it wait until it has."""
         return bool(_signals(pid, "SigCgt") & 1 << number - 1 or _signals(pid, "SigBlk") & 1 << number - 1)
 
-    def gone(self, seconds: float = 30) -> float:
-        """Wait until no process is left; the seconds that took, or infinity, and then all are killed."""
+    def gone(self, seconds: float = 30) -> tuple[float, int]:
+        """Wait until no process is left: the seconds that took, and how many were left in the end, which are killed."""
         began = time.monotonic()
         self.process.poll()
         while left := self.processes():
@@ -101,10 +101,10 @@ class Job:
             if time.monotonic() - began > seconds:
                 for pid in left:
                     os.kill(pid, signal.SIGKILL)
-                return float("inf")
+                return seconds, len(left)
             time.sleep(0.005)
         self.process.wait()
-        return time.monotonic() - began
+        return time.monotonic() - began, 0
 
 
 def _signals(pid: int, kind: str) -> int:
