@@ -29,8 +29,8 @@ def launch(processes: int, arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Seconds between the SIGTERM and the SIGKILL by which the launcher ends the others once one has ended. They take the
-    # first for a request to stop, and may wait for ever for one that failed; one that stops ends after all have saved.
+    # Seconds between SIGTERM and SIGKILL, by which the launcher ends the others once one has ended. They take the first
+    # for a request to stop, and may wait for ever for one that failed; one that stops ends after all have saved.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     config = LaunchConfig(
         min_nodes=1,
