@@ -49,7 +49,7 @@ def main() -> int:
                 report.errors[name] = f"{type(error).__name__}: {error}"
         report.details.setdefault("seconds", {})[name] = round(time.monotonic() - began, 1)
     path = report.write(RUNS)
-    report.show(console)
+    report.show(console, f"chaos {' '.join(names)}")
     console.print(f"written to {path}")
     return int(bool(report.errors) or any(row.met is False for row in report.rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conf import schema
 from tests.trainer.conftest import SMALL, Corpus, Recorded, documents, environment, make_corpus, read_lines
 from trainer import checkpoint
 
@@ -126,7 +128,14 @@ class Site:
         """`gemcutter train` of a small model; the same arguments resume it."""
         mark = f"{_MARK}={uuid.uuid4().hex}"
         log, codes = (self.folder / f"{mark[-8:]}.{kind}" for kind in ("log", "codes"))
-        keys = (*SMALL, f"launch.processes={processes}", *self.corpus.overrides, f"run_id={run_id}", *changes)
+        keys = (
+            *SMALL,
+            *no_restarts(),
+            f"launch.processes={processes}",
+            *self.corpus.overrides,
+            f"run_id={run_id}",
+            *changes,
+        )
         surroundings = environment(self.folder)
         surroundings["PYTHONPATH"] = f"{_WATCHED}:{surroundings['PYTHONPATH']}"
         surroundings |= {_MARK: mark.partition("=")[2], "GEMCUTTER_CHAOS_CODES": str(codes)}
@@ -149,6 +158,13 @@ class Site:
 
     def run(self, run_id: str) -> Recorded:
         return Recorded(self.folder / "runs" / run_id)
+
+
+def no_restarts() -> list[str]:
+    """What keeps a launcher from starting anew what was killed, where it would."""
+    budgets = getattr(schema.Launch(), "restarts", None)
+    keys = [] if budgets is None else dataclasses.fields(budgets)
+    return [f"launch.restarts.{key.name}=0" for key in keys if isinstance(getattr(budgets, key.name), int)]
 
 
 def committed(run: Recorded) -> int:
