@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tpu setup-bench setup-formats test check test-tpu test-formats demo bench
+.PHONY: help setup setup-tpu setup-bench setup-formats test check test-tpu test-formats demo bench chaos
 
 shared := $(abspath $(CURDIR)/../shared)
 export GEMCUTTER_BENCHMARKS ?= $(shared)/benchmarks
@@ -29,6 +29,7 @@ help:
 	@echo "make test-tpu   XLA tests on 4 virtual devices"
 	@echo "make test-formats  exports in Keras 3 and in the JAX package gemma"
 	@echo "make bench      figures beside those of peers, into runs/bench; NAME=loader for one of them"
+	@echo "make chaos      kills, stops, lost hosts and broken storage in real runs, into runs/chaos; NAME=kills for one of them"
 	@echo "make setup      .venv (the others do this themselves); make setup-tpu: .venv-tpu; make setup-bench: .venv-bench"
 	@echo "make setup-formats: .venv-formats"
 
@@ -87,6 +88,10 @@ test-formats: setup setup-formats
 bench: setup
 	-$(MAKE) --keep-going $(if $(filter-out plan,$(or $(NAME),all)),setup-bench) $(if $(filter plan,$(or $(NAME),plan)),setup-tpu)
 	.venv/bin/python -m tests.bench $(NAME)
+
+# Figures only, so nothing but what `make test` needs.
+chaos: setup
+	.venv/bin/python -m tests.chaos $(NAME)
 
 demo: setup
 	.venv/bin/gemcutter demo

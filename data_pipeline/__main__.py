@@ -7,6 +7,7 @@ import sys
 
 from conf.compose import compose
 from conf.exits import ERRORS
+from conf.processes import answer, end_with
 
 
 def main(kind: str, overrides: list[str]) -> int:
@@ -33,4 +34,6 @@ def main(kind: str, overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with()
+    answer()
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -7,17 +7,19 @@ out.
 from __future__ import annotations
 
 import gc
-import signal
+import multiprocessing
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from conf.exits import ConfigError, DataError
+from conf.processes import deafen, end_with, patient
 from data_pipeline.batch import Batch
 from data_pipeline.ramp import Ramp
 from data_pipeline.skips import Skips
@@ -108,9 +110,9 @@ def settle() -> None:
 
 def _start_worker(worker: int) -> None:
     settle()
-    # A scheduler or a keyboard signals the whole process group; the trainer needs its workers while it stops.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with(parent.pid)
 
 
 def _raise_errors(item: Item) -> Batch:
@@ -142,5 +144,11 @@ def _from_workers(share: Share, workers: int, prefetch: int) -> Generator[Batch]
         generator=torch.Generator(),  # else it draws a seed from torch's global one, and workers=0 does not
         worker_init_fn=_start_worker,
     )
-    for item in loader:
+    # A scheduler or a keyboard signals the whole process group; the trainer needs its workers, and what keeps track of
+    # their memory, while it stops. So signals wait in all of them for ever, from their first moment on.
+    with patient():
+        resource_tracker.ensure_running()  # which lets signals come, here too, as soon as it is started
+        deafen()
+        items = iter(loader)
+    for item in items:
         yield _raise_errors(item)

@@ -6,9 +6,14 @@ Only what a command needs is imported, so that `gemcutter --help` answers at onc
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-from conf.exits import CONFIG, DONE, ERRORS
+from conf.exits import CONFIG, DONE, ERRORS, STOPPED
+from conf.processes import STOP_SIGNALS, ignore
 from conf.schema import JOBS
 
 HELP = """\
@@ -56,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ERRORS as error:
         print(f"gemcutter {name}: {error}", file=sys.stderr)
         return error.code
+    except _Stopped:
+        print(f"gemcutter {name}: stopped before anything was done, as asked", file=sys.stderr)
+        return STOPPED
 
 
 def _dispatch(name: str, rest: list[str]) -> int:
@@ -63,9 +71,10 @@ def _dispatch(name: str, rest: list[str]) -> int:
         print(HELP, end="")
         return DONE
     if name in JOBS:
-        from launch.jobs import run_job
+        with _stopping_at_once():
+            from launch.jobs import run_job
 
-        return run_job(name, rest)
+            return run_job(name, rest)
     if name in OF_RUNS:
         from launch.local import of_run
 
@@ -82,6 +91,27 @@ def _dispatch(name: str, rest: list[str]) -> int:
     hint = f"did you mean {close[0]}?" if close else "gemcutter --help lists them."
     print(f"gemcutter: no job or command {name!r}; {hint}", file=sys.stderr)
     return CONFIG
+
+
+class _Stopped(BaseException):
+    """Asked to stop while no child was there to be asked; no `Exception`, which Hydra would take for one of a job."""
+
+
+@contextmanager
+def _stopping_at_once() -> Iterator[None]:
+    """Whoever asks for a stop ends this process with 75: while no child runs, there is nothing to save."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        ignore()
+        raise _Stopped
+
+    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            if signal.getsignal(number) is stop:  # else we were asked, and asking again must not change how we end
+                signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from conf import schema
 from conf.check import check, check_mesh_size, check_rows
 from conf.compose import refuse
 from conf.hardware import on_tpu
+from conf.processes import STOP_SIGNALS, ignore, patient, starter
 
 ROOMS = {
     "curate": "data_pipeline",
@@ -24,9 +25,6 @@ ROOMS = {
     "import": "trainer",
     "plan": "trainer",
 }
-
-# What the keyboard and schedulers ask a job to stop with; Slurm sends whatever `--signal` names.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 def run(kind: str, job: schema.Job, overrides: list[str]) -> int:
@@ -84,15 +82,21 @@ def visible_gpus() -> int:
 
 def call(arguments: list[str], environment: dict[str, str]) -> int:
     """Run a child to its end; a signal of `STOP_SIGNALS` for us reaches it, so that it can save and say so."""
-    child = subprocess.Popen(arguments, env=environment)
+    asked = False
 
     def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
         child.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    with patient():
+        child = subprocess.Popen(arguments, env=environment | starter())
+        previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         code = child.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        if asked:  # we end with the child
+            ignore()
     return code if code >= 0 else 128 - code

@@ -21,7 +21,7 @@ ROOMS = {
     "trainer": ({"conf", "data_pipeline"}, 30),
     "launch": ({"conf"}, 7),
 }
-STANDARD_LIBRARY_ONLY = ("conf/schema.py", "conf/check.py", "conf/exits.py", "conf/hardware.py")
+STANDARD_LIBRARY_ONLY = ("conf/schema.py", "conf/check.py", "conf/exits.py", "conf/hardware.py", "conf/processes.py")
 FORBIDDEN = {"launch": ("torch",)}
 OWNERS = {
     "torch_xla": ("trainer/backend/xla/*",),

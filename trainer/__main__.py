@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from pkgutil import resolve_name
 
-from conf.compose import compose
 from conf.exits import DONE, ERRORS
-
+from conf.processes import answer, end_with, ignore
+from trainer.stop import StopSignal
 
 # By name, as each imports what only it needs.
 COMMANDS = {
@@ -22,7 +22,6 @@ COMMANDS = {
     "checkpoint": "trainer.checkpoint.command:look",
 }
 JOBS = {
-    "train": "trainer.train:train",
     "evaluate": "trainer.evaluate.job:evaluate",
     "import": "trainer.export.import_job:import_weights",
     "plan": "trainer.plan.job:plan",
@@ -30,12 +29,19 @@ JOBS = {
 }
 
 
-def main(kind: str, overrides: list[str]) -> int:
-    """Run the job in this process; returns its exit code."""
+def main(kind: str, overrides: list[str], stop: StopSignal | None = None) -> int:
+    """Run the job in this process; returns its exit code. `stop` listens for who asks to stop training."""
     try:
         if kind in COMMANDS:
             return int(resolve_name(COMMANDS[kind])(overrides))
-        return int(resolve_name(JOBS[kind])(compose(kind, overrides)))
+        from conf.compose import compose  # takes a while, in which a signal may come
+
+        job = compose(kind, overrides)
+        if kind == "train":
+            from trainer.train import train
+
+            return train(job, stop or StopSignal())
+        return int(resolve_name(JOBS[kind])(job))
     except BrokenPipeError:  # whoever reads what `explain` prints, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -52,4 +58,12 @@ def declare(code: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    end_with()
+    if sys.argv[1] != "train":
+        answer()
+        sys.exit(main(sys.argv[1], sys.argv[2:]))
+    stop = StopSignal()
+    stop.listen()
+    code = main(sys.argv[1], sys.argv[2:], stop)
+    ignore()
+    sys.exit(code)

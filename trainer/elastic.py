@@ -10,14 +10,14 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, STOPPED
+from conf.processes import STOP_SIGNALS, deafen, end_with, starter
 
 # A cause before its consequences: when one process finds a fault, the others merely lose their peer.
 SEVERITY = (CONFIG, DATA, DIVERGED, HANG, STOPPED)
@@ -25,6 +25,13 @@ SEVERITY = (CONFIG, DATA, DIVERGED, HANG, STOPPED)
 
 def launch(processes: int, arguments: list[str]) -> int:
     """Run `python -m trainer <arguments>` in so many processes; returns the code of the most severe failure, or 0."""
+    # Here, because it takes seconds in which a signal may come.
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Seconds between SIGTERM and SIGKILL, by which the launcher ends the others once one has ended. They take the first
+    # for a request to stop, and may wait for ever for one that failed; one that stops ends after all have saved.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -35,12 +42,12 @@ def launch(processes: int, arguments: list[str]) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    # The launcher would answer a signal by ending the children with it and losing their exit codes. We pass it on, they
-    # save and say how they ended.
+    # The launcher would answer a signal by ending the children with it and losing their exit codes. A thread passes it
+    # on, they save and say how they ended.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # read by torch 2.9
     config.signals_to_handle = "SIGQUIT"  # newer versions overwrite the variable with this
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, _forward)
+    threading.Thread(target=_forward, name="signals", daemon=True).start()
+    os.environ |= starter()
     with tempfile.TemporaryDirectory(prefix="gemcutter-") as declared:
         os.environ["GEMCUTTER_EXIT_CODES"] = declared
         try:
@@ -59,11 +66,19 @@ def most_severe(codes: list[int]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _forward(number: int, frame: FrameType | None) -> None:
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), number)
+def _forward() -> None:
+    """Pass on the signals that wait here, and in the children until they can answer them."""
+    main_thread = Path(f"/proc/self/task/{os.getpid()}/children")
+    while True:
+        number = signal.sigwait(STOP_SIGNALS)
+        while not (children := main_thread.read_text().split()):  # one child that hears it is enough: they agree
+            time.sleep(0.05)
+        for child in children:
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(child), number)
 
 
 if __name__ == "__main__":
+    deafen()  # for good: the thread takes what comes
+    end_with()
     sys.exit(launch(int(sys.argv[1]), sys.argv[2:]))

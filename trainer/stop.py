@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+from conf.processes import STOP_SIGNALS, answer
+
+# Who may ask, as all processes know them. Whoever else asks is known by name to the process that was asked.
+MAINTENANCE, PREEMPTION = "maintenance of the host", "preemption of the host"
+_ASKERS = (*(number.name for number in STOP_SIGNALS), MAINTENANCE, PREEMPTION)
 
 
 class StopSignal:
-    """While entered, the signals of `SIGNALS` ask for a stop instead of ending the process.
+    """Whether this process was asked to stop, and what all processes make of it.
 
     asked_by  who asked this process first, in words; None: nobody
     """
 
+    VOTES = len(_ASKERS) + 1
+
     def __init__(self) -> None:
         self.asked_by: str | None = None
 
-    def __enter__(self) -> StopSignal:
-        self._previous = {number: signal.signal(number, self._received) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def listen(self) -> None:
+        """From now on the signals of `STOP_SIGNALS` ask for a stop instead of ending this process."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._received)
+        answer()
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         self.ask(signal.Signals(number).name)
@@ -31,3 +36,15 @@ class StopSignal:
     def ask(self, by: str) -> None:
         """Ask this process to stop, from any thread. All processes then stop after the same step."""
         self.asked_by = self.asked_by or by
+
+    def votes(self) -> list[float]:
+        """What `agreed` needs the sums of, over all processes."""
+        by = self.asked_by
+        return [float(by == asker) for asker in _ASKERS] + [float(by is not None and by not in _ASKERS)]
+
+    def agreed(self, votes: Sequence[float]) -> str | None:
+        """Who asked any of the processes, from the sums of their `votes`; None: nobody, and all go on."""
+        who = [asker for asker, count in zip(_ASKERS, votes, strict=False) if count]
+        if votes[-1]:
+            who.append(self.asked_by if self.asked_by and self.asked_by not in _ASKERS else "another process")
+        return " and ".join(who) or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import closing
 
@@ -9,9 +10,10 @@ from conf import schema
 from conf.exits import DONE, ERRORS, STOPPED
 from data_pipeline.batch import Batch
 from data_pipeline.feeder import settle
-from trainer.backend import choose
+from trainer.backend import Backend, choose
 from trainer.build import Parts, build
 from trainer.held_out import held_out_loss
+from trainer.notice import watch
 from trainer.optim import lr_at, set_lr
 from trainer.profiler import Profiler
 from trainer.report import Report, Stopwatch
@@ -21,16 +23,20 @@ from trainer.step import make_train_step
 from trainer.stop import StopSignal
 
 
-def train(job: schema.Job) -> int:
+def train(job: schema.Job, stop: StopSignal) -> int:
     """Train until `job.steps`, resuming where the run's last checkpoint stands; returns the exit code.
 
     Raises ConfigError, DataError or DivergedError.
     """
     clock = Stopwatch()
+    watch(stop)
     backend = choose(job)
     try:
-        run, parts = build(job, backend)
-        code = fit(job, run, parts, clock)
+        if by := stop.agreed(backend.agree(stop.votes())):  # to build and load a large model takes minutes
+            code = not_begun(by, backend)
+        else:
+            run, parts = build(job, backend)
+            code = fit(job, run, parts, clock, stop)
         backend.barrier()  # a launcher ends the others once one process has left, and the first may still be uploading
     except ERRORS:
         if backend.processes.size == 1:  # else the others would lose their peer, and fail, before our exit says why
@@ -40,7 +46,14 @@ def train(job: schema.Job) -> int:
     return code
 
 
-def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
+def not_begun(by: str, backend: Backend) -> int:
+    """The exit code of a run that was asked to stop before it could do anything."""
+    if backend.processes.rank == 0:
+        print(f"gemcutter train: stopped before anything was done, as asked by {by}", file=sys.stderr)
+    return STOPPED
+
+
+def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal) -> int:
     """Train until `job.steps` or until asked to stop; says which, as an exit code. Raises DivergedError, DataError."""
     backend = parts.backend
     settle()
@@ -49,7 +62,6 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
     )
     follow = None if run.average is None else backend.compile(run.average.update)
     with (
-        StopSignal() as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
         Report(job, run, parts, clock) as report,
         Profiler(job, run, parts, report) as profiler,
@@ -59,7 +71,8 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
             report.event("changed", key=key, was=was, now=now)
         batches = backend.feed(stream)
         clock.begin("compile" if backend.compiles else "step")
-        while run.step < job.steps:
+        asked_by = stop.agreed(backend.agree(stop.votes()))  # while the run was built
+        while run.step < job.steps and not asked_by:
             profiler.before(run.step + 1)
             shares = parts.ramp.rows(run.step) // (job.micro_batch * backend.feeders * backend.world.size)
             with clock.during("data"), report.waiting():
@@ -74,11 +87,12 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
             # A batch carries the cursor that follows it, so a checkpoint never counts what was merely prefetched.
             run.cursor = micro_batches[-1].cursor
             # Agreed once a step: the save and the exit must be the same everywhere. Waits for the device.
-            stopping, *saving = backend.agree([stop.asked_by is not None, *saver.flags()])
+            sums = backend.agree([*stop.votes(), *saver.flags()])
+            asked_by = stop.agreed(sums[: stop.VOTES])
             report.push(run.step, metrics, learning_rate=learning_rate, samples_done=run.cursor.samples_done)
 
-            saver.agreed(saving)
-            last = stopping > 0 or run.step == job.steps
+            saver.agreed(sums[stop.VOTES :])
+            last = asked_by is not None or run.step == job.steps
             if parts.held_out and (due(run.step, job.evaluate.every) or run.step == job.steps):
                 with clock.during("evaluate"):
                     report.add(held_out_loss=held_out_loss(job, run.model, parts.held_out, backend))
@@ -86,9 +100,9 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
                 report.flush()  # what ends a run that diverged raises here, before it is saved
                 with clock.during("save"):
                     saver.finish(run) if last else saver.save(run)
-            if stopping:
-                report.event("stop", step=run.step)
-                return STOPPED
+        if run.step < job.steps:
+            report.event("stop", step=run.step, by=asked_by)
+            return STOPPED
         report.event("end", step=run.step)
     return DONE
 

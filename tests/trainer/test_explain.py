@@ -126,8 +126,9 @@ def explained(shared_lab, tmp_path_factory: pytest.TempPathFactory) -> Explained
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(shared_lab.folder)
-        asked = iter([False] * (DONE - 1) + [True])  # as a signal does, at a step that is known
-        patch.setattr(StopSignal, "agreed", lambda _: next(asked))
+        # As a signal does, at a step that is known: it is asked before and after the run is built, and after each step.
+        asked = iter([None] * (2 + DONE - 1) + ["SIGTERM"])
+        patch.setattr(StopSignal, "agreed", lambda *_: next(asked))
         assert main("train", shared_lab.overrides("explained", *made.changes)) == 75
     torch.set_num_threads(threads)
     return made
