@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from conf.exits import DataError
 from trainer import checkpoint
 from trainer.backend import Backend, choose
 from trainer.checkpoint.committed import sealed
+from trainer.checkpoint.payload import write_tensors
+from trainer.checkpoint.quarantine import quarantine
+from trainer.checkpoint.saving import commit
+from trainer.checkpoint.store import Folder, patient
+from trainer.sharded import Parted
 
 TENSORS = {"model.a": torch.arange(12.0).reshape(3, 4), "model.scalar": torch.tensor(2.5)}
 
@@ -86,6 +94,113 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path, backend: Backend) -> None
     assert (made.step, made.state) == (3, {"step": 3, "text": "ü"})
     for name, tensor in TENSORS.items():
         assert torch.equal(checkpoint.read_tensor(made, name), tensor)
+
+
+def test_the_safetensors_library_reads_a_payload(tmp_path: Path, backend: Backend) -> None:
+    """Any other tool can: every dtype, no dimension, no value, and what is not contiguous."""
+    tensors = {
+        "none": torch.empty(0, 3),
+        "half": torch.arange(7, dtype=torch.bfloat16),
+        "strided": torch.arange(12.0).reshape(3, 4).t(),
+        "long": torch.tensor([2**40, -1]),
+        "bool": torch.tensor([True, False, True]),
+        **TENSORS,
+    }
+    checkpoint.save(tmp_path, 1, "attempt-1", tensors, {}, backend)
+    read = load_file(tmp_path / "step-00000001/attempt-1/rank-00000.safetensors")
+    assert read.keys() == tensors.keys() - {"none"}  # of which there is nothing to write
+    for name, tensor in read.items():
+        assert tensor.dtype == tensors[name].dtype
+        assert torch.equal(tensor, tensors[name])
+    for name, tensor in tensors.items():
+        assert torch.equal(checkpoint.read_tensor(found(tmp_path), name), tensor)
+
+
+def test_a_save_makes_no_second_copy_of_what_is_on_the_host(tmp_path: Path) -> None:
+    """What goes to the store is the tensor's own memory, piece by piece."""
+    tensor, seen = torch.arange(3 * 2**22, dtype=torch.float32), []
+
+    class Watching(Folder):
+        def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+            for chunk in chunks:
+                if len(chunk) > 1000:
+                    seen.append(len(chunk))
+                    assert np.shares_memory(np.frombuffer(chunk, np.uint8), tensor.numpy())
+
+    write_tensors(Watching(tmp_path), "a.safetensors", {"a": tensor})
+    assert sum(seen) == tensor.nbytes
+    assert max(seen) <= 2**24
+
+
+def test_only_the_rows_that_are_wanted_are_read(tmp_path: Path, backend: Backend) -> None:
+    """By a process that holds a part of a tensor of another mesh: never the whole of it."""
+    whole = torch.arange(4000.0 * 10).reshape(4000, 10)
+    checkpoint.save(tmp_path, 1, "attempt-1", {"a": whole}, {}, backend)
+    made, read = found(tmp_path), []
+    made.verify()
+
+    class Watching(Folder):
+        def read(self, name: str, begin: int = 0, length: int | None = None) -> bytes:
+            data = super().read(name, begin, length)
+            read.append(len(data))
+            return data
+
+    watched = dataclasses.replace(made, payload=Watching(tmp_path / "step-00000001/attempt-1"))
+
+    class Rows(Parted):
+        shape, dtype = whole.shape, whole.dtype
+
+        def __init__(self) -> None:
+            self.held = torch.zeros(30, 4)
+
+        def parts(self) -> list[tuple[torch.Tensor, list[int]]]:
+            return [(self.held, [1500, 6])]
+
+        def fill(self, read: Callable[[torch.Tensor, list[int]], None]) -> None:
+            read(self.held, [1500, 6])
+
+    rows = Rows()
+    checkpoint.load_tensors(watched, {"a": rows})
+    assert torch.equal(rows.held, whole[1500:1530, 6:])
+    assert sum(read) < 30 * 10 * 4 + 500  # and the header
+
+
+def test_a_header_is_not_trusted_beyond_the_manifest(tmp_path: Path, backend: Backend) -> None:
+    checkpoint.save(tmp_path, 1, "attempt-1", TENSORS, {}, backend)
+    made = found(tmp_path)
+    path = tmp_path / "step-00000001/attempt-1/rank-00000.safetensors"
+    data = path.read_bytes()
+    for was, now in (
+        (b'"F32", "shape": [3, 4]', b'"F32", "shape": [4, 3]'),
+        (b"[0, 48]", b"[0, 44]"),
+        (b"F32", b"I32"),
+    ):
+        assert was in data
+        path.write_bytes(data.replace(was, now))
+        made.verified.add(path.name)  # as if it had changed since
+        with pytest.raises(DataError, match=r"rank-00000\.safetensors says of model\.a .*, the manifest "):
+            checkpoint.read_tensor(made, "model.a")
+    path.write_bytes(b"\xff" * 8 + data[8:])
+    with pytest.raises(DataError, match=r"rank-00000\.safetensors has a header of [\d,]+ bytes"):
+        checkpoint.read_tensor(made, "model.a")
+
+
+def test_a_commit_from_before_it_was_sealed_is_read(folder: Path) -> None:
+    path = folder / "step-00000020" / "COMMIT"
+    commit = json.loads(path.read_text())
+    path.write_text(json.dumps({name: commit[name] for name in ("format", "attempt", "manifest_sha256")}))
+    assert found(folder).step == 20
+    assert found(folder).time is None
+
+
+def test_a_tensor_with_gaps_is_not_committed(tmp_path: Path) -> None:
+    """Were a process's part missing, the step would be one that can never be loaded."""
+    held = checkpoint.Holding({"a": {"shape": [4], "dtype": "float32"}}, [checkpoint.Held("a", [0], torch.zeros(3))])
+    store = checkpoint.open_store(tmp_path)
+    checkpoint.write_payload(store, 1, "attempt-1", 0, held)
+    with pytest.raises(DataError, match=r"attempt-1 has 3 of 4 values of a"):
+        commit(store, 1, "attempt-1", 1, {})
+    assert checkpoint.committed_steps(tmp_path) == []
 
 
 def test_no_checkpoint_at_all_is_none(tmp_path: Path) -> None:
@@ -231,6 +346,30 @@ def test_a_tensor_that_does_not_fit_is_named(folder: Path) -> None:
         checkpoint.load_tensors(made, {"model.extra": torch.empty(2)}, left=lambda name: True)
 
 
+def test_what_has_no_place_is_named_and_nothing_changes(tmp_path: Path, backend: Backend) -> None:
+    tensors = {"model.a": torch.ones(3), "model.b": torch.ones(2, dtype=torch.float64), "ema.a": torch.ones(3)}
+    checkpoint.save(tmp_path, 1, "attempt-1", tensors, {}, backend)
+    ours = {"model.a": torch.zeros(3)}
+    with pytest.raises(DataError, match=r"does not fit this model: model\.b has no place in this model; ema\.a has no"):
+        checkpoint.load_tensors(found(tmp_path), ours)
+    ours["model.b"] = torch.zeros(2)
+    with pytest.raises(DataError, match=r"does not fit this model: model\.b of float32 is of float64 in it$"):
+        checkpoint.load_tensors(found(tmp_path), ours, left=lambda name: name.startswith("ema."))
+    assert not ours["model.a"].any()
+    ours["model.b"] = torch.zeros(2, dtype=torch.float64)
+    checkpoint.load_tensors(found(tmp_path), ours, left=lambda name: name.startswith("ema."))
+    assert ours["model.a"].all()
+
+
+def test_a_file_that_is_broken_changes_no_tensor(tmp_path: Path, backend: Backend) -> None:
+    checkpoint.save(tmp_path, 1, "attempt-1", TENSORS, {}, backend)
+    flip(tmp_path / "step-00000001/attempt-1/rank-00000.safetensors")
+    ours = {name: torch.zeros_like(tensor) for name, tensor in TENSORS.items()}
+    with pytest.raises(DataError, match="corrupt"):
+        checkpoint.load_tensors(found(tmp_path), ours)
+    assert not any(tensor.any() for tensor in ours.values())
+
+
 def test_a_run_without_a_good_checkpoint_never_begins_anew(inside, lab, alone) -> None:
     """Nor at the next start, when the broken one is in quarantine."""
     lab.copy(alone, "broken")
@@ -266,6 +405,41 @@ def test_retention(
     assert checkpoint.retain(folder, keep_last, keep_every) == sorted(kept) == checkpoint.committed_steps(folder)
     left = {int(path.name.removeprefix("step-")) for path in folder.iterdir()}
     assert left == kept | {step for step in unfinished if step > max(steps)}  # a save may be under way there
+
+
+def committed_at(folder: Path, step: int, hour: float) -> None:
+    """A step with what retention looks at."""
+    (folder / checkpoint.step_name(step)).mkdir(parents=True)
+    commit = {"format": 1, "attempt": "a", "manifest_sha256": "0", "time": hour * 3600.0}
+    (folder / checkpoint.step_name(step) / "COMMIT").write_bytes(sealed(commit))
+
+
+def test_the_newest_of_each_span_of_hours_stays_for_good(tmp_path: Path) -> None:
+    """Whenever retention runs: step by step as in a run, with every other key at its least."""
+    hours = [0.2, 0.9, 1.1, 1.5, 1.9, 2.0, 4.5, 4.9, 5.0, 9.0]
+    for step, hour in enumerate(hours, start=1):
+        committed_at(tmp_path, step, 24 + hour)
+        checkpoint.retain(tmp_path, 1, None, keep_hours=1.0)
+    assert checkpoint.committed_steps(tmp_path) == [2, 5, 6, 8, 9, 10]
+    assert checkpoint.retain(tmp_path, 1, None, keep_hours=3.0) == [6, 9, 10]
+
+
+def test_a_step_that_somebody_holds_stays(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        committed_at(tmp_path, step, step)
+    assert checkpoint.retain(tmp_path, 1, None, held={1, 7}) == [1, 3]
+    assert checkpoint.retain(tmp_path, 1, None) == [3]
+
+
+def test_what_is_in_quarantine_stays_as_long_as_steps_of_its_age(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        committed_at(tmp_path, step, step)
+    quarantine(patient(tmp_path), 2, "a test")
+    assert checkpoint.retain(tmp_path, 2, None) == [1, 3]
+    assert (tmp_path / "step-00000002").is_dir()
+    committed_at(tmp_path, 4, 4)
+    assert checkpoint.retain(tmp_path, 2, None) == [3, 4]
+    assert not (tmp_path / "step-00000002").exists()
 
 
 def test_a_run_keeps_what_it_is_told(inside, lab) -> None:

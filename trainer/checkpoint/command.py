@@ -77,13 +77,13 @@ def _list(store: Patient, console: Console) -> int:
                     str(step), "committed", named, _clock(found.time), f"{size:,}", str(len(found.tensors)), tokens, ""
                 )
             except BrokenError as broken:
-                table.add_row(str(step), "[bold red]BROKEN[/]", "", "", "", "", "", broken.reason)
+                table.add_row(str(step), "[bold red]BROKEN[/]", "", "", "", "", "", _within(store, broken.reason))
         for attempt in sorted({name.split("/")[0] for name in files if "/" in name} - {named}):
             own = [name for name in files if name.startswith(f"{attempt}/")]
             size = sum(folder.size(name) or 0 for name in own)
             if f"{attempt}/{QUARANTINE}" in own:
                 said = quarantined(folder, f"{attempt}/{QUARANTINE}")
-                at, why = _clock(said["time"]), said["reason"]
+                at, why = _clock(said["time"]), _within(store, said["reason"])
                 table.add_row(str(step), "[bold red]quarantined[/]", attempt, "", f"{size:,}", "", "", f"{why} ({at})")
             elif COMMIT not in files or named:
                 table.add_row(str(step), "unfinished", attempt, "", f"{size:,}", "", "", "")
@@ -100,11 +100,11 @@ def _verify(store: Patient, step: int | None, console: Console) -> int:
             found = find(store, each)
             assert found is not None
             faults = {name: fault for name in found.files if (fault := found.fault(name))}
-            said = [found.broken(name, fault).reason for name, fault in faults.items()]
+            said = [_within(store, found.broken(name, fault).reason) for name, fault in faults.items()]
             size = f"{sum(file['bytes'] for file in found.files.values()):,}"
             about = [found.attempt, str(len(found.files)), size]
         except BrokenError as error:
-            said, about = [error.reason], ["", "", ""]
+            said, about = [_within(store, error.reason)], ["", "", ""]
         broken += bool(said)
         table.add_row(str(each), *about, f"[bold red]BROKEN[/]: {'; '.join(said)}" if said else "every byte as written")
     console.print(f"checkpoints in {store}")
@@ -167,6 +167,11 @@ def _print_tensors(a: Committed, b: Committed, everything: bool, console: Consol
     if table.row_count:
         console.print(table)
     console.print(f"{equal} of {len(a.tensors.keys() | b.tensors.keys())} tensors are equal, bit for bit")
+
+
+def _within(store: Patient, reason: str) -> str:
+    """A reason that names a file by its place in the store."""
+    return reason.removeprefix(f"{store}/")
 
 
 def _short(value: Any) -> str:
