@@ -173,11 +173,12 @@ def test_a_run_is_not_refused_because_somebody_looks(lab, monkeypatch: pytest.Mo
     lock.parent.mkdir(parents=True)
     lock.touch()
     looks = "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_SH); print(flush=True)"
-    command = [sys.executable, "-c", f"{looks}; time.sleep(0.05)", str(lock)]
+    command = [sys.executable, "-c", f"{looks}; time.sleep(0.1)", str(lock)]
+    directory = RunDirectory(lab.job("looked"))
     with subprocess.Popen(command, stdout=subprocess.PIPE) as looking:
         assert looking.stdout is not None
         assert looking.stdout.readline() == b"\n"
-        assert RunDirectory(lab.job("looked")).claim() == 1
+        assert directory.claim() == 1
 
 
 def event(kind: str, **facts: Any) -> dict[str, Any]:
