@@ -96,7 +96,7 @@ def _lock(run: Path, remedy: str) -> int:
     """An open, locked descriptor; the lock ends with it. Raises DataError where another process holds the run."""
     with writing(run):
         lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
-    for tries_left in reversed(range(5)):
+    for tries_left in reversed(range(20)):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break

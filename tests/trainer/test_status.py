@@ -166,19 +166,19 @@ def test_a_run_at_work_and_one_that_was_killed(lab) -> None:
     assert status.ledger == goodput(again.ledger, again.lines)
 
 
-def test_a_run_is_not_refused_because_somebody_looks(inside, lab) -> None:
+def test_a_run_is_not_refused_because_somebody_looks(lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lock that `status` shares for a moment is free before a job gives up."""
-    assert inside("looked", "steps=1")[0] == 0
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "import fcntl, os, sys, time; fd = os.open(sys.argv[1], os.O_RDONLY); "
-         "fcntl.flock(fd, fcntl.LOCK_SH); print('held', flush=True); time.sleep(0.1)",
-         str(lab.folder / "runs" / "looked" / ".lock")], stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"held\n"
-    directory = RunDirectory(lab.job("looked", "steps=1"))
-    assert directory.claim() == 2
-    holder.wait()
+    monkeypatch.chdir(lab.folder)
+    lock = lab.folder / "runs" / "looked" / ".lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    looks = "import fcntl, sys, time; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_SH); print(flush=True)"
+    command = [sys.executable, "-c", f"{looks}; time.sleep(0.1)", str(lock)]
+    directory = RunDirectory(lab.job("looked"))
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as looking:
+        assert looking.stdout is not None
+        assert looking.stdout.readline() == b"\n"
+        assert directory.claim() == 1
 
 
 def event(kind: str, **facts: Any) -> dict[str, Any]:
