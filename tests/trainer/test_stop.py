@@ -100,26 +100,28 @@ def test_a_signal_to_the_whole_group_spares_workers_that_are_just_starting(lab) 
     assert "resource_tracker" not in running.said
 
 
-ORPHANED = """
+STARTER = """
 import os, subprocess, sys, time
 from conf.processes import starter
 code = "from conf.processes import end_with; end_with(); print('ready', flush=True); import time; time.sleep(60)"
-child = subprocess.Popen([sys.executable, "-c", code], env=os.environ | starter())
+child = subprocess.Popen([sys.executable, "-c", code], env=os.environ | starter(), stdout=subprocess.PIPE)
+child.stdout.readline()
 print(child.pid, flush=True)
 time.sleep(60)
 """
 
 
 def test_a_process_ends_with_the_one_that_started_it(lab) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ORPHANED], stdout=subprocess.PIPE, text=True, env=lab.environment
-    ) as starter:
+    command = [sys.executable, "-c", STARTER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=lab.environment) as starter:
         assert starter.stdout is not None
-        said = {starter.stdout.readline().strip(), starter.stdout.readline().strip()}
-        (child,) = said - {"ready"}
+        child = Path("/proc", starter.stdout.readline().strip(), "cmdline")
+        assert child.read_bytes()
         starter.kill()
-        assert starter.stdout.read() == ""  # at the end of its output nobody holds it any more
-    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+    deadline = time.monotonic() + 10
+    while child.exists() and child.read_bytes():  # that of a zombie is empty
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_process_whose_starter_is_gone_already_ends_at_once(lab) -> None:
