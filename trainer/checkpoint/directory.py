@@ -211,6 +211,17 @@ def retain(directory: Path, keep_last: int, keep_every: int | None) -> list[int]
     return sorted(kept)
 
 
+def withdraw(directory: Path, after: int) -> list[int]:
+    """Make the committed steps after this one uncommitted, the latest first; returns them.
+
+    Their files stay for whoever wants to look at them, until a later commit makes `retain` remove them.
+    """
+    steps = [step for step in reversed(committed_steps(directory)) if step > after]
+    for step in steps:
+        (directory / step_name(step) / "COMMIT").unlink()
+    return steps
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())

@@ -1,0 +1,82 @@
+"""Training in which a bit of one process changes, as memory that fails does it, or one computes wrongly for once.
+
+    python -m tests.trainer.flipped PROCESSES train OVERRIDE...
+
+The variable FLIPPED says `RANK:STEP:NAME`: before this step (the first is 1) a bit of this tensor of the state, as this
+process holds it, is another; several are separated by commas. The name `forward` or `backward` stands for the loss or a
+gradient of the step, when it is computed first, that is off by little.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_pipeline.batch import Batch
+from tests.trainer.forked import exit_code
+from trainer import integrity, step, train
+from trainer.__main__ import main
+from trainer.run import Run
+from trainer.sharded import own_part
+
+
+def flip(tensor: Tensor) -> None:
+    """Change bit 3 of the number in the middle of what this process holds."""
+    bits = own_part(tensor).detach().view(-1).view(torch.int32)
+    bits[len(bits) // 2] ^= 8
+
+
+def spoil(patch: pytest.MonkeyPatch, flipped: str) -> None:
+    """Make training in this process as `flipped` says."""
+    rank = os.environ.get("RANK", "0")
+    due = [entry.split(":")[1:] for entry in flipped.split(",") if entry.split(":")[0] == rank]
+    make_train_step, loss_of, made = train.make_train_step, step.loss_of, integrity.Integrity.__init__
+    runs: list[Run] = []
+    wrong: list[str] = []
+
+    def seen(self: Any, job: Any, run: Run) -> None:
+        runs.append(run)
+        made(self, job, run)
+
+    def make_spoilt(*parts: Any) -> Any:
+        train_step = make_train_step(*parts)
+
+        def spoilt_step(micro_batches: Sequence[Batch], *limits: Any) -> dict[str, Tensor]:
+            for entry in [entry for entry in due if int(entry[0]) == runs[-1].step + 1]:
+                due.remove(entry)  # happens once, also where the run comes by again
+                if entry[1] in ("forward", "backward"):
+                    wrong.append(entry[1])
+                else:
+                    flip(runs[-1].tensors()[entry[1]])  # type: ignore[arg-type]
+            return train_step(micro_batches, *limits)
+
+        return spoilt_step
+
+    def spoilt_loss_of(*parts: Any) -> Tensor:
+        loss = loss_of(*parts)
+        if wrong:
+            if wrong.pop() == "forward":
+                return loss * (1 + 1e-6)
+            loss.register_hook(lambda gradient: gradient * (1 + 1e-6))
+        return loss
+
+    patch.setattr(train, "make_train_step", make_spoilt)
+    patch.setattr(step, "loss_of", spoilt_loss_of)
+    patch.setattr(integrity.Integrity, "__init__", seen)
+
+
+def as_rank() -> None:
+    """What each process does."""
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch, os.environ["FLIPPED"])
+        sys.exit(main(sys.argv[2], sys.argv[3:]))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(int(sys.argv[1]), as_rank))
