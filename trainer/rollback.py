@@ -60,6 +60,7 @@ def roll_back(job: schema.Job, run: Run, parts: Parts, report: Report, trouble: 
     if entry is not None:
         parts.stream.skips = Skips((*parts.stream.skips.entries, Skip.from_json(entry)))
         run.order = parts.stream.describe()
+    run.optimizer.zero_grad(set_to_none=True)  # of a step that was not finished
     run.load(back)
 
 

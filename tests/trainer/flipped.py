@@ -1,17 +1,21 @@
 """Training in which a bit of one process changes, as memory that fails does it, or one computes wrongly for once.
 
-    python -m tests.trainer.flipped PROCESSES train OVERRIDE...
+    python -m tests.trainer.flipped RUNS.json
 
-The variable FLIPPED says `RANK:STEP:NAME`: before this step (the first is 1) a bit of this tensor of the state, as this
+The file lists runs, which follow each other: `processes`, `overrides`, `log` (the file that gets what they say) and
+`flipped`. That says `RANK:STEP:NAME`: before this step (the first is 1) a bit of this tensor of the state, as this
 process holds it, is another; several are separated by commas. The name `forward` or `backward` stands for the loss or a
-gradient of the step, when it is computed first, that is off by little.
+gradient of the step, when it is computed first, that is off by little. Prints the exit codes.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,12 +75,16 @@ def spoil(patch: pytest.MonkeyPatch, flipped: str) -> None:
     patch.setattr(integrity.Integrity, "__init__", seen)
 
 
-def as_rank() -> None:
-    """What each process does."""
+def as_rank(run: dict[str, Any]) -> None:
+    """What each process of a run does."""
+    log = os.open(run["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     with pytest.MonkeyPatch.context() as patch:
-        spoil(patch, os.environ["FLIPPED"])
-        sys.exit(main(sys.argv[2], sys.argv[3:]))
+        spoil(patch, run["flipped"])
+        sys.exit(main("train", run["overrides"]))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(int(sys.argv[1]), as_rank))
+    runs = json.loads(Path(sys.argv[1]).read_text())
+    print(json.dumps([exit_code(run["processes"], functools.partial(as_rank, run)) for run in runs]))

@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 
 from conf.check import check
 from conf.schema import Job
-from tests.chaos.integrity import EVERY, FLIPS, MESHES, Flip, Trained, train, undone
+from tests.chaos.integrity import EVERY, FLIPS, MESHES, Flip, Trained, Wanted, calm, disturbed, outcome, train
 from trainer import checkpoint
 from trainer.integrity import digest, odd_ones
 
+MATRIX = "model.blocks.1.feed_forward.up.weight"
+SOME = [flip for flip in FLIPS if flip.tensor.startswith("model.")]  # make chaos flips the others, too
+REPLAYED = ("integrity.replay_every=3", "integrity.digest_every=null", "mesh.fsdp=2")
+WRONG = {"forward": "loss", "backward": "gradients of blocks"}
+
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory, corpus):
-    """Undisturbed runs, each made when it is first asked for."""
-    folder, made = tmp_path_factory.mktemp("calm"), {}
-
-    def run(mesh: str) -> Trained:
-        if mesh not in made:
-            made[mesh] = train(folder, corpus, mesh, "", *MESHES[mesh])
-            assert made[mesh].code == 0, made[mesh].said
-        return made[mesh]
-
-    return run
+def runs(tmp_path_factory, corpus) -> dict[str, Trained]:
+    """All runs of this file, one after another."""
+    again = ("checkpoint.every=2", *MESHES["replica4"])
+    wanted = [*map(calm, MESHES), *map(disturbed, SOME), Wanted("again", f"2:7:{MATRIX},2:11:{MATRIX}", again)]
+    wanted += [Wanted(what, f"1:6:{what}", REPLAYED, processes=2) for what in WRONG]
+    return train(tmp_path_factory.mktemp("runs"), corpus, wanted)
 
 
 @given(
@@ -75,8 +75,9 @@ def test_only_those_that_hold_the_same_part_are_compared() -> None:
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_undisturbed_runs_raise_no_alarm_and_are_no_other_run(calm, mesh: str, capsys) -> None:
-    run = calm(mesh)
+def test_undisturbed_runs_raise_no_alarm(runs, mesh: str, capsys) -> None:
+    run = runs[mesh]
+    assert run.code == 0, run.said
     assert run.events_of("corruption") == []
     lines = [line for line in run.lines if "digest_seconds" in line]
     assert [line["step"] for line in lines] == [4, 8, 12]
@@ -87,32 +88,29 @@ def test_undisturbed_runs_raise_no_alarm_and_are_no_other_run(calm, mesh: str, c
         print(f"\n{mesh}: a check {lines[1]['digest_seconds']:.4f} s, a step {step:.4f} s")
 
 
-@pytest.mark.parametrize("flip", FLIPS, ids=lambda flip: f"{flip.mesh}-{flip.tensor}")
-def test_a_flipped_bit_is_found_located_and_undone(calm, corpus, tmp_path, flip: Flip) -> None:
-    told = undone(tmp_path, corpus, flip, 0, calm(flip.mesh))
+@pytest.mark.parametrize("flip", SOME, ids=lambda flip: flip.mesh)
+def test_a_flipped_bit_is_found_located_and_undone(runs, flip: Flip) -> None:
+    told = outcome(flip, runs[disturbed(flip).run_id], runs[flip.mesh])
     assert (told["detected"], told["located"], told["identical"]) == (True, True, True), told
 
 
-def test_a_host_that_does_it_again_ends_the_run_and_what_it_may_have_spoilt_is_withdrawn(corpus, tmp_path) -> None:
-    name = "model.blocks.1.feed_forward.up.weight"
-    changes = ("checkpoint.every=2", *MESHES["replica4"])
-    run = train(tmp_path, corpus, "again", f"2:7:{name},2:11:{name}", *changes)
+def test_a_host_that_does_it_again_ends_the_run_and_what_it_may_have_spoilt_is_withdrawn(runs) -> None:
+    run = runs["again"]
     assert run.code == 77, run.said
     assert [event["step"] for event in run.events_of("corruption")] == [8, 12]
     assert [event["to_step"] for event in run.events_of("rollback")] == [4]
     assert checkpoint.committed_steps(run.folder / "checkpoints") == [2, 4, 6, 8]
-    assert f"{name} on rank 2 (" in run.said
+    assert f"{MATRIX} on rank 2 (" in run.said
     assert "had different copies after step 12 of again: nothing of it was saved, and it happened on " in run.said
     assert "to go on from the checkpoint of step 8 (those of steps [10] were saved later, and withdrawn)" in run.said
     assert "test memory and processors of " in (run.folder / "incidents" / "step-00000012.attempt-2.txt").read_text()
 
 
-@pytest.mark.parametrize(("what", "seen"), [("forward", "loss"), ("backward", "gradients of blocks")])
-def test_a_step_that_is_computed_twice_names_who_differs(corpus, tmp_path, what: str, seen: str) -> None:
-    changes = ("integrity.replay_every=3", "integrity.digest_every=null", *MESHES["fsdp4"])
-    run = train(tmp_path, corpus, what, f"1:6:{what}", *changes)
+@pytest.mark.parametrize("what", WRONG)
+def test_a_step_that_is_computed_twice_names_who_differs(runs, what: str) -> None:
+    run = runs[what]
     assert run.code == 77, run.said
-    assert f"{seen} on rank 1 (" in run.said
+    assert f"{WRONG[what]} on rank 1 (" in run.said
     assert f"of step 6 had other bits when computed again of {what}" in run.said
     assert run.column("step") == [1, 2, 3, 4]  # what was open is not counted
     assert checkpoint.committed_steps(run.folder / "checkpoints") == [EVERY]
