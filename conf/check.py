@@ -27,7 +27,7 @@ POSITIVE = (
     "evaluate.batch_tokens", "evaluate.rows",
     "curate.workers",
     "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
-    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
+    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped", "spike.window",
 )  # fmt: skip
 POSITIVE_OR_NULL = (
     "launch.processes",
@@ -38,8 +38,14 @@ POSITIVE_OR_NULL = (
     "evaluate.limit",
     "optim.decay_steps",
     "plan.document_tokens",
+    "spike.sigmas",
+    "integrity.digest_every",
+    "integrity.replay_every",
 )
-NOT_NEGATIVE = ("seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps")
+NOT_NEGATIVE = (
+    "seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps", "spike.margin",
+    "spike.rollbacks",
+)  # fmt: skip
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
 DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
 
@@ -166,6 +172,8 @@ def _check_kernels(job: Job) -> list[str]:
             f"attention=documents with mesh.context={job.mesh.context}: documents lie on several processes; "
             "use attention=auto"
         )
+    if job.backend.name == "cuda":
+        problems += integrity_problems(job, "cuda")
     if job.attention == "splash":
         if job.backend.name in ("cpu", "cuda"):
             problems.append(f"attention=splash with backend={job.backend.name} is a kernel for TPU: use attention=auto")
@@ -203,10 +211,28 @@ def _check_xla(job: Job) -> list[str]:
             f"profile.steps={job.profile.steps} with backend=xla: torch.profiler does not see what a TPU does; "
             "use profile.steps=null"
         )
+    problems += integrity_problems(job, "xla")
     if job.launch.processes is not None:
         problems.append(
             f"launch.processes={job.launch.processes} with backend=xla: one process drives all chips of a host; "
             "use launch.processes=null"
+        )
+    return problems
+
+
+def integrity_problems(job: Job, device: str) -> list[str]:
+    """Which checks of bits do not work on a device (cpu, cuda or xla)."""
+    digest, replay = job.integrity.digest_every, job.integrity.replay_every
+    problems = []
+    if device == "xla" and digest is not None:
+        problems.append(
+            f"integrity.digest_every={digest} with backend=xla: a process sees a tensor as one, not the copies on its "
+            "chips; use integrity.digest_every=null"
+        )
+    if device != "cpu" and replay is not None:
+        problems.append(
+            f"integrity.replay_every={replay} with backend={device}: only on a CPU is it known that a step computed "
+            "twice gives the same bits; use integrity.replay_every=null"
         )
     return problems
 

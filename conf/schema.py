@@ -144,8 +144,29 @@ class Optim:
     z_loss: float = key(0.0, "weight of the squared log-partition added to the loss")
     ema: Optional[float] = key(None, "decay of the moving average of the weights, kept beside them (null: none)")
     offload: bool = key(False, "GPU: keep masters, gradients and moments in host memory, and update there")
-    max_skipped: int = key(
-        10, "steps in a row skipped for a loss or gradient not finite, after which the run ends (77)"
+    max_skipped: int = key(10, "steps in a row skipped, after which the run goes back to a checkpoint, or ends (77)")
+
+
+@dataclass
+class Spike:
+    sigmas: Optional[float] = key(
+        None,
+        "skip a step whose loss or gradient norm is so many deviations above the steps before, such as 6 (null: only "
+        "what is not finite)",
+    )
+    window: int = key(128, "steps before whose median and deviation count")
+    margin: int = key(100, "going back, pass over the data of so many steps before the first bad one, too")
+    rollbacks: int = key(2, "times to go back to a checkpoint near one place before the run ends (77)")
+
+
+@dataclass
+class Integrity:
+    digest_every: Optional[int] = key(
+        None,
+        "steps between comparisons of the bits of parameters and moments that processes hold copies of (null: never)",
+    )
+    replay_every: Optional[int] = key(
+        None, "CPU: steps between those whose loss and gradients are computed twice and compared (null: never)"
     )
 
 
@@ -284,6 +305,8 @@ class Job:
     model: Model = section(Model, "which Gemma")
     tokenizer: Tokenizer = section(Tokenizer, "train a SentencePiece model, or use one")
     optim: Optim = section(Optim, "optimizer and schedule")
+    spike: Spike = section(Spike, "losses and gradients that stand out, and going back from them")
+    integrity: Integrity = section(Integrity, "bits that nobody meant to change")
     mesh: Mesh = section(Mesh, "how processes share the model")
     backend: Backend = section(Backend, "device")
     tracker: Tracker = section(Tracker, "where metrics go besides metrics.jsonl")
@@ -324,8 +347,8 @@ SOURCE_KINDS = ("python_env", "local", "huggingface")
 # precision, remat, attention and compile, optim.offload, mesh, backend and launch, data.workers, data.cache. The result
 # differs by rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what
 # is done with it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema,
-# optim.max_skipped, tracker, checkpoint, evaluate, profile, export, pretrained, plan, hardware, and the keys of curate,
-# tokenizer and tokenize, whose effect on training is in the shards that data.manifest names.
+# optim.max_skipped, spike, integrity, tracker, checkpoint, evaluate, profile, export, pretrained, plan, hardware, and
+# the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names.
 # Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached. Of
 # the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended. Learning rates so far
 # are history, and those to come may be planned anew: steps, optim.decay_steps and optim.final_lr_ratio are free, and so

@@ -111,7 +111,7 @@ class TokenStream:
 
     def cursor(self, samples_done: int) -> Cursor:
         """The cursor that stands before sample `samples_done` of this order."""
-        stages = bisect_left(self._firsts, max(1, samples_done))
+        stages = self.stages_begun(samples_done)
         return Cursor(
             samples_done,
             self.shards.sha256,
@@ -119,6 +119,10 @@ class TokenStream:
             _digest(tuple(stage.identity for stage in self._stages[:stages])),
             self.skips.sha256(samples_done),
         )
+
+    def stages_begun(self, samples_done: int) -> int:
+        """How many stages of the mixture had a part in the samples before this one."""
+        return bisect_left(self._firsts, max(1, samples_done))
 
     def describe(self) -> dict[str, Any]:
         """What the order depends on, for people: so that a difference can be shown, not only found."""

@@ -19,6 +19,7 @@ from trainer.checkpoint import Committed, load_tensors
 from trainer.model import Gemma
 from trainer.optim import moments_of, set_updates
 from trainer.sharded import Parted
+from trainer.spikes import Taken
 
 
 @dataclass
@@ -29,10 +30,12 @@ class Run:
     origin     run id and digests of configuration, shards and tokenizer
     order      what the order of samples depends on, in words, to show what differs where it is another one
     ramp       samples of each step
-    attempt    counts the starts of the run, 1 for the first
+    attempt    counts the starts of the run and its returns to a checkpoint, 1 for the first
     tokens_of  targets seen so far, of each source
-    skipped    steps so far whose update was left out, since loss or gradient were not finite
+    skipped    steps so far whose update was left out, since loss or gradient were not finite or too high
     in_a_row   how many of these are the last ones
+    recent     the last steps, which the limits of those to come follow from
+    digested   the last step whose bits were compared and found equal; 0: none
     average    of the weights, if one is kept
     """
 
@@ -50,6 +53,8 @@ class Run:
     tokens_of: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
     in_a_row: int = 0
+    recent: list[Taken] = field(default_factory=list)
+    digested: int = 0
     average: Average | None = None
 
     def tensors(self) -> dict[str, Tensor | Parted]:
@@ -75,6 +80,8 @@ class Run:
             "tokens_of": self.tokens_of,
             "skipped": self.skipped,
             "in_a_row": self.in_a_row,
+            "recent": [taken.to_json() for taken in self.recent],
+            "digested": self.digested,
             "order": self.order,
             "ramp": self.ramp.stages,
             "cursor": dataclasses.asdict(self.cursor),
@@ -99,6 +106,8 @@ class Run:
         self.step, self.tokens_seen = state["step"], state["tokens_seen"]
         self.tokens_of = dict(state["tokens_of"])
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
+        self.recent = [Taken.from_json(taken) for taken in state.get("recent", [])]
+        self.digested = state.get("digested", 0)
         self.cursor = cursor_of(checkpoint)
         set_updates(self.optimizer, self.step - self.skipped)
         torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["random"]), dtype=torch.uint8))

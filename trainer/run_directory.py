@@ -56,7 +56,7 @@ class RunDirectory:
             refuse_other_identity(before["identity"], self._job, str(self.path))
             self.left_behind = self._left_behind(before["config"]["checkpoint"]["directory"])
             self.changes = _changes(before["config"], dataclasses.asdict(self._job))
-        attempts = [event["attempt"] for event in self.events() if event["event"] == "start"]
+        attempts = [event["attempt"] for event in self.events() if event["event"] in ("start", "rollback")]
         return max(attempts, default=0) + 1
 
     def _left_behind(self, directory: str | None) -> str | None:

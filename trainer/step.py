@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,21 +17,30 @@ from trainer.model import Gemma
 from trainer.optim import skip_where
 from trainer.sharded import first_copy, own_part
 
-TrainStep = Callable[[Sequence[Batch]], dict[str, Tensor]]
+TrainStep = Callable[..., dict[str, Tensor]]
 
 
-def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss: float, backend: Backend) -> TrainStep:
-    """The update as a function of the micro-batches of one step.
+def make_train_step(
+    model: Gemma,
+    optimizer: Optimizer,
+    clip_norm: float,
+    z_loss: float,
+    backend: Backend,
+    checked: Callable[[Callable[[], Tensor]], Tensor] = operator.call,
+) -> TrainStep:
+    """The update as a function of the micro-batches of one step, and of limits: [2] float32, or None for none.
 
-    It returns, on the device and equal on every process: `loss` (nats per token of the global batch, z-loss included),
-    `grad_norm` (before clipping), `skipped` (1 where one of these is not finite, else 0), `tokens` (targets that
-    counted) and `counts_K` (the sum of `Batch.counts_K`).
+    `checked` is handed what computes this process's share of loss and gradients, and gives what that gives.
+
+    The update returns, on the device and equal on every process: `loss` (nats per token of the global batch, z-loss
+    included), `grad_norm` (before clipping), `skipped` (1 where one of these is not finite or above its limit, else 0),
+    `tokens` (targets that counted) and `counts_K` (the sum of `Batch.counts_K`).
 
     A step that is skipped leaves parameters and the optimizer's state as they were. The device decides that: the host
     goes on with the next step before it could know.
     """
 
-    def train_step(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def train_step(micro_batches: Sequence[Batch], limits: Tensor | None = None) -> dict[str, Tensor]:
         # Divided by the weight of the *global* batch before backward: the gradient is then the same however documents
         # were packed and however many processes share the work. Weights are divided and not their loss: its gradient,
         # once rounded to bfloat16, would be rounded again, and two roundings lean to one side.
@@ -39,10 +50,15 @@ def make_train_step(model: Gemma, optimizer: Optimizer, clip_norm: float, z_loss
             dataclasses.replace(batch, weights_BS=batch.weights_BS / tokens.clamp(min=1))  # a step may have no tokens
             for batch in micro_batches
         ]
-        loss = backend.total(backend.accumulate(lambda batch: loss_of(model, batch, z_loss), shares))
+        accumulate = functools.partial(backend.accumulate, lambda batch: loss_of(model, batch, z_loss), shares)
+        loss = backend.total(checked(accumulate))
         grad_norm = clip_gradients(model, clip_norm, backend)
         # Both are totals: all processes decide alike. The norm is where the masters are, and so is what is decided.
-        skipped = (~(loss.to(grad_norm.device).isfinite() & grad_norm.isfinite())).float()
+        judged = loss.to(grad_norm.device), grad_norm
+        sound = judged[0].isfinite() & judged[1].isfinite()
+        if limits is not None:
+            sound = sound & (torch.stack(judged) <= limits.to(grad_norm.device)).all()
+        skipped = (~sound).float()
         skip_where(optimizer, skipped)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -13,14 +13,18 @@ from data_pipeline.feeder import settle
 from trainer.backend import Backend, choose
 from trainer.build import Parts, build
 from trainer.held_out import held_out_loss
+from trainer.integrity import Integrity
 from trainer.notice import watch
 from trainer.optim import lr_at, set_lr
 from trainer.profiler import Profiler
 from trainer.report import Report, Stopwatch
+from trainer.rollback import roll_back
 from trainer.run import Run
 from trainer.saver import Saver
+from trainer.spikes import limits_on_device
 from trainer.step import make_train_step
 from trainer.stop import StopSignal
+from trainer.trouble import Trouble
 
 
 def train(job: schema.Job, stop: StopSignal) -> int:
@@ -54,21 +58,32 @@ def not_begun(by: str, backend: Backend) -> int:
 
 
 def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal) -> int:
-    """Train until `job.steps` or until asked to stop; says which, as an exit code. Raises DivergedError, DataError."""
-    backend = parts.backend
+    """Train until `job.steps` or until asked to stop; says which, as an exit code. Goes back where numbers went wrong.
+
+    Raises DivergedError, DataError.
+    """
     settle()
-    train_step = backend.compile(
-        make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
-    )
-    follow = None if run.average is None else backend.compile(run.average.update)
-    with (
-        closing(micro_batches_from(job, run, parts)) as stream,
-        Report(job, run, parts, clock) as report,
-        Profiler(job, run, parts, report) as profiler,
-        Saver(job, parts, report) as saver,
-    ):
+    with Report(job, run, parts, clock) as report, Profiler(job, run, parts, report) as profiler:
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
+        while True:
+            try:
+                return take_steps(job, run, parts, clock, stop, report, profiler)
+            except Trouble as trouble:
+                with clock.during("start"):
+                    roll_back(job, run, parts, report, trouble)
+
+
+def take_steps(
+    job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal, report: Report, profiler: Profiler
+) -> int:
+    """What `fit` does until numbers go wrong. Raises Trouble, DataError."""
+    backend, integrity = parts.backend, Integrity(job, run)
+    train_step = backend.compile(
+        make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend, integrity.checked)
+    )
+    follow = None if run.average is None else backend.compile(run.average.update)
+    with closing(micro_batches_from(job, run, parts)) as stream, Saver(job, parts, report) as saver:
         batches = backend.feed(stream)
         clock.begin("compile" if backend.compiles else "step")
         asked_by = stop.agreed(backend.agree(stop.votes()))  # while the run was built
@@ -79,7 +94,8 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSig
                 micro_batches = [next(batches) for _ in range(shares)]
             learning_rate = lr_at(job.optim, run.step, job.steps)
             set_lr(run.optimizer, learning_rate)
-            metrics = train_step(micro_batches)
+            samples_done = micro_batches[-1].cursor.samples_done
+            metrics = train_step(micro_batches, limits_on_device(job, run, samples_done, parts.stream, backend.device))
             clock.begin("step")
             run.step += 1
             if run.average is not None and follow is not None:
@@ -89,7 +105,8 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSig
             # Agreed once a step: the save and the exit must be the same everywhere. Waits for the device.
             sums = backend.agree([*stop.votes(), *saver.flags()])
             asked_by = stop.agreed(sums[: stop.VOTES])
-            report.push(run.step, metrics, learning_rate=learning_rate, samples_done=run.cursor.samples_done)
+            report.push(run.step, metrics, learning_rate=learning_rate, samples_done=samples_done)
+            integrity.after_update(report)
 
             saver.agreed(sums[stop.VOTES :])
             last = asked_by is not None or run.step == job.steps

@@ -9,9 +9,17 @@ from collections.abc import Callable
 
 import torch
 
+from trainer.elastic import most_severe
+
 
 def together(processes: int, work: Callable[[], None], name: str) -> None:
     """Run `work` in so many processes whose environment is that of ranks of one job; `name` tells which one failed."""
+    if code := exit_code(processes, work):
+        raise SystemExit(f"{name}: a process ended with {code}")
+
+
+def exit_code(processes: int, work: Callable[[], None]) -> int:
+    """The same; gives how they ended, as `trainer.elastic` does."""
     torch.set_num_threads(1)
     fork = multiprocessing.get_context("fork")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -27,5 +35,5 @@ def together(processes: int, work: Callable[[], None], name: str) -> None:
         one.start()
     for one in started:
         one.join()
-        if one.exitcode:
-            raise SystemExit(f"{name}: a process ended with {one.exitcode}")
+    failed = [one.exitcode for one in started if one.exitcode]
+    return most_severe(failed) if failed else 0

@@ -1,50 +1,71 @@
-"""`python -m trainer` where in some steps the last process computes a number that is none, as a broken chip does.
+"""Training in which some steps compute what a broken chip or a strange document makes of them.
 
-The variable POISONED names these steps (the first is 1) and what is not finite in each: `6:loss,9:gradient`.
+    python -m tests.trainer.poisoned PROCESSES train OVERRIDE...
+
+The variable POISONED names the data of steps, by the number that these steps have as long as nothing is passed over
+(the first is 1), and what the last process makes of it: `6:loss` infinite, `9:gradient` no number, `3-5:steep` a
+gradient a hundred times too long, `7:high` a loss ten times too high.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from torch import Tensor
 
 from data_pipeline.batch import Batch
+from tests.trainer.forked import exit_code
 from trainer import step, train
 from trainer.__main__ import main
 
 ROWS = 12  # of a step, as conftest.SMALL has them
-POISONED = dict(entry.split(":") for entry in os.environ["POISONED"].split(","))
-LAST = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
-
-what = None
-make_train_step, loss_of = train.make_train_step, step.loss_of
 
 
-def make_poisoned_train_step(*parts: Any, **keys: Any):
-    train_step = make_train_step(*parts, **keys)
+def poison(patch: pytest.MonkeyPatch, poisoned: str) -> None:
+    """Make training in this process as `poisoned` says."""
+    last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+    kinds: dict[int, str] = {}
+    for entry in poisoned.split(",") if last else []:
+        steps, kind = entry.split(":")
+        first, _, end = steps.partition("-")
+        kinds |= dict.fromkeys(range(int(first), int(end or first) + 1), kind)
+    make_train_step, loss_of = train.make_train_step, step.loss_of
+    now: list[str | None] = [None]
 
-    def poisoned(micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
-        global what
-        what = POISONED.get(str(micro_batches[-1].cursor.samples_done // ROWS)) if LAST else None
-        return train_step(micro_batches)
+    def make_poisoned(*parts: Any) -> Callable[..., dict[str, Tensor]]:
+        train_step = make_train_step(*parts)
 
-    return poisoned
+        def poisoned_step(micro_batches: Sequence[Batch], *limits: Any) -> dict[str, Tensor]:
+            now[0] = kinds.get(micro_batches[-1].cursor.samples_done // ROWS)
+            return train_step(micro_batches, *limits)
+
+        return poisoned_step
+
+    def poisoned_loss_of(*parts: Any) -> Tensor:
+        loss = loss_of(*parts)
+        if now[0] == "loss":
+            return loss * float("inf")
+        if now[0] == "high":
+            return loss * 10
+        if now[0] in ("gradient", "steep"):
+            by = float("nan") if now[0] == "gradient" else 100
+            loss.register_hook(lambda gradient: gradient * by)
+        return loss
+
+    patch.setattr(train, "make_train_step", make_poisoned)
+    patch.setattr(step, "loss_of", poisoned_loss_of)
 
 
-def poisoned_loss_of(*parts: Any) -> Tensor:
-    loss = loss_of(*parts)
-    if what == "loss":
-        return loss * float("inf")
-    if what == "gradient":
-        loss.register_hook(lambda gradient: gradient * float("nan"))
-    return loss
+def as_rank() -> None:
+    """What each process does."""
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, os.environ["POISONED"])
+        sys.exit(main(sys.argv[2], sys.argv[3:]))
 
-
-train.make_train_step, step.loss_of = make_poisoned_train_step, poisoned_loss_of
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(exit_code(int(sys.argv[1]), as_rank))

@@ -70,10 +70,10 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> dict[int, np.ndarray]:
     def recording(*parts: Any):
         train_step = make_train_step(*parts)
 
-        def record(micro_batches):
+        def record(micro_batches, *limits):
             done = micro_batches[-1].cursor.samples_done
             seen[done] = np.concatenate([batch.tokens_BS.numpy() for batch in micro_batches])
-            return train_step(micro_batches)
+            return train_step(micro_batches, *limits)
 
         return record
 

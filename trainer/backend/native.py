@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from conf import schema
-from conf.check import check_mesh_size, check_rows
+from conf.check import check_mesh_size, check_rows, integrity_problems
 from conf.exits import ConfigError
 from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
@@ -82,7 +82,7 @@ class Native:
         return self._mesh["replica", joined.mesh_dim_names[0]] if self._mesh["replica"].size() > 1 else joined
 
     def problems(self, config: GemmaConfig) -> list[str]:
-        found = tensor_parallel.problems(config, self._tensor.size())
+        found = tensor_parallel.problems(config, self._tensor.size()) + integrity_problems(self._job, self.device.type)
         if self.device.type == "cpu" and self._job.attention == "flex":
             found.append("attention=flex has no gradients on a CPU: use attention=auto")
         if self._job.attention == "splash":

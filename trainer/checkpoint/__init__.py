@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, find, step_name
-from trainer.checkpoint.retention import retain
+from trainer.checkpoint.retention import retain, withdraw
 from trainer.checkpoint.store import Folder, Store, open_store
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ __all__ = [
     "step_name",
     "verify_together",
     "verify_written",
+    "withdraw",
     "write_payload",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from trainer.checkpoint.committed import (
@@ -10,6 +10,7 @@ from trainer.checkpoint.committed import (
     QUARANTINE,
     BrokenError,
     commit_of,
+    committed_steps,
     files_by_step,
     is_committed,
     step_name,
@@ -60,3 +61,15 @@ def _newest_of_spans(store: Patient, steps: list[int], hours: float) -> set[int]
         if time is not None:
             newest[time // (hours * 3600)] = step
     return set(newest.values())
+
+
+def withdraw(places: Iterable[Store | Path | str], after: int) -> None:
+    """Make the committed steps after this one uncommitted, the latest first; by one process.
+
+    Their files stay for whoever wants to look at them, until a later commit makes `retain` remove them. Raises OSError
+    or DataError where storage does not answer.
+    """
+    for store in map(patient, places):
+        for step in reversed(committed_steps(store)):
+            if step > after:
+                store.within(step_name(step)).delete(COMMIT)

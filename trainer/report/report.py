@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from conf import schema
-from conf.exits import ERRORS, DataError, DivergedError
+from conf.exits import ERRORS, DataError
 from trainer.build import Parts
 from trainer.model.config import flops_per_token
 from trainer.report.stopwatch import Stopwatch, boot_id, boot_seconds
@@ -25,6 +25,8 @@ from trainer.report.terminal import Terminal
 from trainer.report.tracker import Tracker, open_tracker
 from trainer.run import Run
 from trainer.run_directory import append_line
+from trainer.spikes import stage_of, take, too_many, wrong
+from trainer.trouble import Unstable
 
 # Between events that say where the time went, whichever is more: seconds, and the share of the process's age, so that
 # the ledger of a long run stays short. The lines of metrics.jsonl tell what followed the last one.
@@ -85,7 +87,7 @@ class Report:
     def push(self, step: int, metrics: dict[str, Tensor], **known: float) -> None:
         """Take the metrics of a step, still on the device, and write the step before.
 
-        Raises DivergedError where the step before was the last of `optim.max_skipped` skipped in a row.
+        Raises Unstable where the step before was one too many that was skipped.
         """
         self._flush()
         age = boot_seconds() - self._clock.began
@@ -113,7 +115,7 @@ class Report:
         (step, metrics, known, extras), self._pending = self._pending, None
         values = {name: value.item() for name, value in metrics.items() if name != "counts_K"}
         self._run.tokens_seen += round(values.pop("tokens"))
-        diverged = self._count_skipped(step, values)
+        trouble = self._count(step, values, int(known["samples_done"]))
         tokens_per_second = schema.tokens_of_step(self._job, step) / known["step_seconds"]
         peak = self._backend.peak_flops()
         spent = self._clock.seconds()
@@ -135,26 +137,25 @@ class Report:
                 **{name: _finite(value) for name, value in extras.items()},
             },
         )
-        if diverged is not None:
-            raise diverged
+        if trouble is not None:
+            raise trouble
 
-    def _count_skipped(self, step: int, values: dict[str, float]) -> DivergedError | None:
-        """Count the step if its update was left out; what to raise, once it is written, were that too many in a row."""
-        run = self._run
-        if not values["skipped"]:
-            run.in_a_row = 0
+    def forget(self) -> None:
+        """Leave out the step that is open: another will take its number."""
+        self._pending = None
+
+    def _count(self, step: int, values: dict[str, float], samples_done: int) -> Unstable | None:
+        """Count the step; what to raise, once it is written, where too many were skipped."""
+        job, run = self._job, self._run
+        taken = take(job, run, step, stage_of(run, step, samples_done, self._stream), values)
+        if not taken.skipped:
             return None
-        run.skipped, run.in_a_row = run.skipped + 1, run.in_a_row + 1
-        wrong = ", ".join(f"{name}={values[name]}" for name in ("loss", "grad_norm") if not math.isfinite(values[name]))
-        self.event("skipped", step=step, wrong=wrong, in_a_row=run.in_a_row)
-        if run.in_a_row >= self._job.optim.max_skipped:
-            return DivergedError(
-                f"step {step} of {self._directory.run_id} has {wrong}, as the last of {run.in_a_row} steps in a row "
-                f"(optim.max_skipped={self._job.optim.max_skipped}): nothing of them was saved. Pass over their data "
-                "with `gemcutter skip --steps` (`gemcutter explain` says which documents that is) and start again, or "
-                "begin a new run with init_from=<this run> and a lower optim.peak_lr"
-            )
-        return None
+        seen = wrong(taken, values)
+        self.event("skipped", step=step, wrong=seen, in_a_row=run.in_a_row)
+        if (found := too_many(job, run)) is None:
+            return None
+        first, why = found
+        return Unstable(f"step {step} of {self._directory.run_id} has {seen}, {why}", first, step)
 
     def _data_extras(self, counts: list[int], samples_done: int) -> dict[str, float]:
         """Tokens of each source so far, planned and actual, and what reading suffered; counts the step's."""

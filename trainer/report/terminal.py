@@ -19,6 +19,9 @@ _EVENTS = {
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
+    "corruption": "CORRUPT: {what}",
+    "rollback": "GOING BACK from step {from_step} to the checkpoint of step {to_step}, passing over {passed_over}: "
+    "{why}; see {incident}",
     "stop": "stopping after step {step}, as asked by {by}",
     "failed": "attempt {attempt} FAILED after step {at_step}: {error}",
     "end": "finished step {step}",

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch_xla._internal import tpu
 
 from conf import schema
-from conf.check import check_mesh_size, check_rows
+from conf.check import check_mesh_size, check_rows, integrity_problems
 from conf.exits import ConfigError
 from conf.hardware import TPU_TYPES, tpu_chips
 from data_pipeline.batch import Batch
@@ -109,7 +109,7 @@ class Xla:
 
     def problems(self, config: GemmaConfig) -> list[str]:
         job, tensor = self._job, self.mesh.axes["tensor"]
-        found = tensor_problems(config, tensor)
+        found = tensor_problems(config, tensor) + integrity_problems(job, "xla")
         if config.vocab_size % tensor:
             found.append(f"the vocabulary of {config.vocab_size} words is not a multiple of mesh.tensor={tensor}")
         if job.optim.name != "adamw":
