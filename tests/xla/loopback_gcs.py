@@ -16,7 +16,8 @@ _PAGE = 3  # names of a listing that come at once, so that pages are turned
 
 class LoopbackGcs:
     """Objects by bucket/name. `faults` are what the next requests that change something suffer, one each: "" for
-    nothing, "before" for a 503, and "after" for one that comes once the request was carried out."""
+    nothing, "before" for a 503, and "after" for one that comes once the request was carried out. There is every bucket
+    but one of the name `missing`."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -69,7 +70,9 @@ class LoopbackGcs:
 
             def do_GET(self) -> None:
                 path, query = self._asked()
-                if match := re.fullmatch(r"/storage/v1/b/([^/]+)/o", path):
+                if "/b/missing/" in path:
+                    self._said(404, {"error": {"code": 404, "message": "no such bucket"}})
+                elif match := re.fullmatch(r"/storage/v1/b/([^/]+)/o", path):
                     prefix = f"{match[1]}/{query.get('prefix', '')}"
                     names = sorted(name for name in outer.objects if name.startswith(prefix))
                     begin = int(query.get("pageToken", 0))
@@ -96,6 +99,9 @@ class LoopbackGcs:
             def do_POST(self) -> None:
                 data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 fault = outer.faults.popleft() if outer.faults else ""
+                if "/b/missing/" in self.path:
+                    self._said(404, {"error": {"code": 404, "message": "no such bucket"}})
+                    return
                 if fault == "before":
                     self._said(503, {"error": {"code": 503, "message": "busy"}})
                     return

@@ -12,6 +12,7 @@ import fsspec
 import pytest
 import torch
 
+from conf.exits import DataError
 from tests.trainer.faulty_store import Died, FaultyStore
 from tests.trainer.threads import on_each
 from tests.xla.loopback_gcs import LoopbackGcs
@@ -76,6 +77,14 @@ def test_the_store_keeps_its_promises(gcs: LoopbackGcs) -> None:
     assert bucket.size("two") is None
     (end,) = on_each(1, lambda alone: checkpoint.meet(bucket, alone))
     assert end is None
+
+
+def test_a_bucket_that_is_not_there_ends_the_start(gcs: LoopbackGcs) -> None:
+    bucket = checkpoint.open_store("gs://missing/run")
+    assert checkpoint.committed_steps(bucket) == []
+    (end,) = on_each(1, lambda alone: checkpoint.meet(bucket, alone))
+    assert isinstance(end, DataError)
+    assert "missing" in str(end)
 
 
 def test_an_upload_that_breaks_off_leaves_no_object(gcs: LoopbackGcs) -> None:

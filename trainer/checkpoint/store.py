@@ -235,7 +235,10 @@ class Bucket:
         with _told():
             root = self._storage._strip_protocol(self._url) + "/"
             below = f"{root}{folder.rstrip('/')}/" if folder else root
-            found = self._storage.find(below)
+            try:
+                found = self._storage.find(below)
+            except FileNotFoundError:  # not even the bucket is there
+                return []
             return sorted(name.removeprefix(root) for name in found if name.startswith(below))
 
     def delete(self, name: str) -> None:
