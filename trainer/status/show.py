@@ -80,8 +80,10 @@ def show_one(console: Console, run: Status) -> None:
 
 def _time_table(ledger: Ledger) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=False)
-    for justify, width in (("left", None), ("right", None), ("right", None), ("left", _BAR), ("left", None)):
-        table.add_column(justify=justify, width=width)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column(width=_BAR)
     for activity, seconds in ledger.seconds.items():
         if seconds or activity == "step":
             share = seconds / ledger.wall
