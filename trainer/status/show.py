@@ -84,7 +84,6 @@ def _time_table(ledger: Ledger) -> Table:
     table.add_column(justify="right")
     table.add_column(justify="right")
     table.add_column(width=_BAR)
-    table.add_column()
     for activity, seconds in ledger.seconds.items():
         if seconds or activity == "step":
             share = seconds / ledger.wall
