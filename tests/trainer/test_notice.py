@@ -139,7 +139,6 @@ def test_a_server_that_talks_nonsense_is_asked_again_later(metadata: Metadata, m
     watching.join(timeout=30)
     assert stop.asked_by == PREEMPTION
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
-    assert len(metadata.requests) <= len(NONSENSE) + 4  # it waits for changes and does not ask again and again
     assert capfd.readouterr().err.count("does not answer as it should") == 1
 
 
