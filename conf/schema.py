@@ -151,7 +151,7 @@ class Optim:
 class Spike:
     sigmas: Optional[float] = key(
         None,
-        "skip a step whose loss or gradient norm is so many deviations above the steps before, such as 6 (null: only "
+        "skip a step whose loss or gradient norm is so many deviations above the steps before, such as 10 (null: only "
         "what is not finite)",
     )
     window: int = key(128, "steps before whose median and deviation count")

@@ -84,7 +84,8 @@ def test_identity_key_makes_another_run(path: str) -> None:
      "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
      "checkpoint.directory", "evaluate.tasks", "evaluate.every", "profile.steps", "optim.decay_steps",
      "optim.final_lr_ratio", "optim.max_skipped", "optim.ema", "weights", "batch_ramp", "attention", "compile",
-     "optim.offload"],
+     "optim.offload", "spike.sigmas", "spike.window", "spike.margin", "spike.rollbacks", "integrity.digest_every",
+     "integrity.replay_every"],
 )  # fmt: skip
 def test_elastic_and_free_keys_keep_the_run(path: str) -> None:
     job = schema.Job()
@@ -147,6 +148,10 @@ def test_given_run_id_is_kept() -> None:
         # each message names the value and what to do
         ({"precision": "fp16"}, ["precision=fp16", "bf16, fp32"]),
         ({"optim.max_skipped": 0}, ["optim.max_skipped=0", "greater than 0"]),
+        ({"spike.sigmas": 0.0}, ["spike.sigmas=0.0", "greater than 0, or null"]),
+        ({"spike.window": 0}, ["spike.window=0", "greater than 0"]),
+        ({"spike.rollbacks": -1}, ["spike.rollbacks=-1", "must not be negative"]),
+        ({"integrity.digest_every": 0}, ["integrity.digest_every=0", "greater than 0, or null"]),
         (
             {"optim.schedule": "wsd", "optim.decay_steps": 950, "steps": 1000},
             ["optim.decay_steps=950", "optim.warmup_steps=100", "steps=1050"],
