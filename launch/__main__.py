@@ -30,6 +30,7 @@ jobs (overrides as in Hydra; add --help for the configuration groups, --cfg job 
 commands
   explain     which documents were in a step of a run, and in which steps a document was
   skip        never feed a run these documents or steps again
+  sync        send to W&B what it lacks of a run
   config      every key with its type, default and meaning
   doctor      is this environment right, and if not what to do
 
@@ -42,7 +43,7 @@ examples
 exit codes: 0 done, 75 stopped and saved (start again), 77 diverged, 78 configuration, 79 data or storage
 """
 
-COMMANDS = ("explain", "skip", "config", "doctor")
+COMMANDS = ("explain", "skip", "sync", "config", "doctor")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def _dispatch(name: str, rest: list[str]) -> int:
         from launch.jobs import run_job
 
         return run_job(name, rest)
-    if name in ("explain", "skip"):
+    if name in ("explain", "skip", "sync"):
         from launch.local import of_run
 
         return of_run(name, rest)

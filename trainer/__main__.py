@@ -1,6 +1,7 @@
 """`python -m trainer train|evaluate|export|import|plan [overrides]`: the worker side of the model jobs.
 
-Under torchrun, or `trainer.elastic`, every process runs it. The plain commands `explain` and `skip` take a run instead.
+Under torchrun, or `trainer.elastic`, every process runs it. The plain commands `explain`, `skip` and `sync` take
+a run instead.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ def main(kind: str, overrides: list[str]) -> int:
             from trainer.skip import skip
 
             return skip(overrides)
+        if kind == "sync":
+            from trainer.tracker.sync import sync
+
+            return sync(overrides)
         job = compose(kind, overrides)
         if kind == "train":  # each imports what only it needs
             from trainer.train import train

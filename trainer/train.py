@@ -51,7 +51,7 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
     with (
         StopSignal() as stop,  # outermost: the end of a report may take long, and must not be cut short
         closing(micro_batches_from(job, run, parts)) as stream,
-        Report(job, run, parts, clock) as report,
+        Report(job, run, parts, clock, stop) as report,
         Profiler(job, run, parts, report) as profiler,
     ):
         for key, was, now in parts.directory.changes:

@@ -16,6 +16,7 @@ _EVENTS = {
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
+    "tracker": "{said}",
     "stop": "stopping after step {step}, as asked",
     "end": "finished step {step}",
 }
