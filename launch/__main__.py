@@ -37,6 +37,7 @@ commands
   skip        never feed a run these documents or steps again
   status      every run at a glance, or one with where its time went and what went wrong
   checkpoint  ls, verify or diff: the committed steps of a run, and whether every byte of them is whole
+  sync        send to W&B what it lacks of a run
   config      every key with its type, default and meaning
   doctor      is this environment right, and if not what to do
 
@@ -49,7 +50,7 @@ examples
 exit codes: 0 done, 75 stopped and saved (start again), 77 diverged, 78 configuration, 79 data or storage
 """
 
-OF_RUNS = ("explain", "skip", "status", "checkpoint")
+OF_RUNS = ("explain", "skip", "status", "checkpoint", "sync")
 COMMANDS = (*OF_RUNS, "config", "doctor")
 
 

@@ -30,7 +30,7 @@ OWNERS = {
     "orbax": ("trainer/backend/xla/*", "trainer/backend/splash.py", "trainer/plan/tpu/*", "trainer/export/jax.py"),
     "keras": ("trainer/export/keras.py",),
     "keras_hub": ("trainer/export/keras.py",),
-    "wandb": ("trainer/report/tracker.py",),
+    "wandb": ("trainer/tracker/mirror.py",),
     "webdataset": ("data_pipeline/shards.py", "data_pipeline/reader.py"),
     "sentencepiece": ("data_pipeline/tokenizer.py",),
     "hydra": ("conf/compose.py", "launch/jobs.py", "*/__main__.py"),

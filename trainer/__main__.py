@@ -20,6 +20,7 @@ COMMANDS = {
     "skip": "trainer.skip:skip",
     "status": "trainer.status.status:status",
     "checkpoint": "trainer.checkpoint.command:look",
+    "sync": "trainer.tracker.sync:sync",
 }
 JOBS = {
     "evaluate": "trainer.evaluate.job:evaluate",

@@ -63,7 +63,7 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSig
     Raises DivergedError, DataError.
     """
     settle()
-    with Report(job, run, parts, clock) as report, Profiler(job, run, parts, report) as profiler:
+    with Report(job, run, parts, clock, stop) as report, Profiler(job, run, parts, report) as profiler:
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
         while True:

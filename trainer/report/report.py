@@ -22,10 +22,11 @@ from trainer.build import Parts
 from trainer.model.config import flops_per_token
 from trainer.report.stopwatch import Stopwatch, boot_id, boot_seconds
 from trainer.report.terminal import Terminal
-from trainer.report.tracker import Tracker, open_tracker
 from trainer.run import Run
 from trainer.run_directory import append_line
 from trainer.spikes import stage_of, take, too_many, wrong
+from trainer.stop import StopSignal
+from trainer.tracker import Tracker, open_tracker
 from trainer.trouble import Unstable
 
 # Between events that say where the time went, whichever is more: seconds, and the share of the process's age, so that
@@ -37,8 +38,8 @@ class Report:
     """The metrics of a run. Every process has one, since every process must stop at a loss that is not a number; only
     the first writes."""
 
-    def __init__(self, job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> None:
-        self._job, self._run, self._clock = job, run, clock
+    def __init__(self, job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal) -> None:
+        self._job, self._run, self._clock, self._stop = job, run, clock, stop
         self._directory, self._stream, self._backend = parts.directory, parts.stream, parts.backend
         self._pending: tuple[int, dict[str, Tensor], dict[str, float], dict[str, float]] | None = None
         self._flops = flops_per_token(run.model.config, job.data.sequence_length)
@@ -50,7 +51,7 @@ class Report:
 
     def __enter__(self) -> Report:
         if self._backend.processes.rank == 0:
-            self._tracker = open_tracker(self._job, self._directory)
+            self._tracker = open_tracker(self._job, self._directory, self._stop)
             self._terminal = Terminal(self._directory.run_id, self._run.step, self._job.steps)
             self._terminal.start()
             self.event(
@@ -76,6 +77,7 @@ class Report:
                     self._record("failed", error=str(error[1]) or type(error[1]).__name__, code=code)
         if self._tracker is not None:
             self._tracker.close(failed=error[0] is not None)
+            self._tell_news()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -203,7 +205,13 @@ class Report:
         line = {"step": step, "attempt": self._run.attempt, "time": time.time(), **values}
         append_line(self._directory.path / "metrics.jsonl", line)
         self._terminal.show(step, values)
-        self._tracker.log(step, values)
+        self._tell_news()
+
+    def _tell_news(self) -> None:
+        """Record what the tracker met with; it follows metrics.jsonl by itself."""
+        if self._tracker is not None:
+            for news in self._tracker.news():
+                self.event("tracker", **news)
 
 
 def _finite(value: float) -> float | None:

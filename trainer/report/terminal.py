@@ -24,6 +24,7 @@ _EVENTS = {
     "{why}; see {incident}",
     "stop": "stopping after step {step}, as asked by {by}",
     "failed": "attempt {attempt} FAILED after step {at_step}: {error}",
+    "tracker": "{said}",
     "end": "finished step {step}",
 }
 _PLAIN_SECONDS = 10.0  # between lines where there is no screen
