@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from conf.compose import compose
-from conf.exits import DONE, ERRORS
+from conf.exits import DONE, ERRORS, declare
 
 
 def main(kind: str, overrides: list[str]) -> int:
@@ -51,12 +50,6 @@ def main(kind: str, overrides: list[str]) -> int:
         print(f"gemcutter {kind}: {error}", file=sys.stderr)
         declare(error.code)
         return error.code
-
-
-def declare(code: int) -> None:
-    """Tell `trainer.elastic` how this process ends: once its peers notice, the launcher may kill it before it can."""
-    if folder := os.environ.get("GEMCUTTER_EXIT_CODES"):
-        Path(folder, os.environ["RANK"]).write_text(str(code))
 
 
 if __name__ == "__main__":

@@ -19,19 +19,22 @@ from trainer.run import Run
 from trainer.saver import Saver
 from trainer.step import make_train_step
 from trainer.stop import StopSignal
+from trainer.watch import Watch
 
 
 def train(job: schema.Job) -> int:
     """Train until `job.steps`, resuming where the run's last checkpoint stands; returns the exit code.
 
-    Raises ConfigError, DataError or DivergedError.
+    Raises ConfigError, DataError, DivergedError or LostError.
     """
     clock = Stopwatch()
     backend = choose(job)
     try:
-        run, parts = build(job, backend)
-        code = fit(job, run, parts, clock)
-        backend.barrier()  # a launcher ends the others once one process has left, and the first may still be uploading
+        with Watch(job, backend, clock) as watch:
+            with watch.blaming():
+                run, parts = build(job, backend)
+            code = fit(job, run, parts, clock, watch)
+            backend.barrier()  # a launcher ends the others once one has left, and the first may still be uploading
     except ERRORS:
         if backend.processes.size == 1:  # else the others would lose their peer, and fail, before our exit says why
             backend.close()
@@ -40,8 +43,11 @@ def train(job: schema.Job) -> int:
     return code
 
 
-def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
-    """Train until `job.steps` or until asked to stop; says which, as an exit code. Raises DivergedError, DataError."""
+def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, watch: Watch) -> int:
+    """Train until `job.steps` or until asked to stop; says which, as an exit code.
+
+    Raises DivergedError, DataError or LostError.
+    """
     backend = parts.backend
     settle()
     train_step = backend.compile(
@@ -53,6 +59,7 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch) -> int:
         closing(micro_batches_from(job, run, parts)) as stream,
         Report(job, run, parts, clock) as report,
         Profiler(job, run, parts, report) as profiler,
+        watch.over(run, parts),
     ):
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)

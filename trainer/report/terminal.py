@@ -16,6 +16,11 @@ _EVENTS = {
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
+    "hang": "HANG: rank {ranks} on {host} did not arrive, {activity} of step {step}, for {seconds} s: {why}. Stacks of "
+    "all processes: {stacks}",
+    "lost": "LOST: rank {ranks} on {host}, {activity} of step {step}: {why}",
+    "straggler": "rank {rank} on {host} is SLOW: it waits {seconds_per_step} s a step for its data, and the median is "
+    "{median} s; that costs {share:.0%} of the time of all",
     "stop": "stopping after step {step}, as asked",
     "end": "finished step {step}",
 }
@@ -63,7 +68,12 @@ class Terminal:
 
     def say(self, event: str, facts: dict[str, Any]) -> None:
         """An event of the ledger, in words."""
-        self._console.print(_EVENTS[event].format(**facts), highlight=False, soft_wrap=True, markup=False)
+        self._console.print(in_words(event, facts), highlight=False, soft_wrap=True, markup=False)
+
+
+def in_words(event: str, facts: dict[str, Any]) -> str:
+    """An event of the ledger as a sentence."""
+    return _EVENTS[event].format(**facts)
 
 
 def _clock(seconds: float) -> str:
