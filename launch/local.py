@@ -39,6 +39,8 @@ def run(kind: str, job: schema.Job, overrides: list[str]) -> int:
     # tokens/s of the demo alone and beside three busy processes: spinning 4,010 and 550, sleeping at once 3,400 and
     # 1,030, spinning briefly 4,030 and 1,030.
     environment.setdefault("GOMP_SPINCOUNT", "20000")
+    if job.launch.nodes > 1:  # when a host is lost, each connection to it would end with a page of C++ frames
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = command(kind, processes, overrides, job.launch)
     if kind != "train":
         return call(arguments, environment)

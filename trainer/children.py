@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -30,7 +31,8 @@ class Children:
 
     def __init__(self, folder: Path) -> None:
         self.last_resort: Callable[[list[int]], int] | None = None  # the exit code, from those of the children
-        self._folder, self._killed = folder, False
+        self._folder = folder
+        self._killed: set[int] = set()
         self._heard: dict[Path, tuple[int, float]] = {}  # when its file was last written, and seen to be, by our clock
         self._alone_since: float | None = None
         self._looked = time.monotonic()
@@ -48,7 +50,7 @@ class Children:
     def codes(self) -> list[int]:
         """What the children declared, and 76 where one had to be killed."""
         said = [path.read_text() for path in self._folder.iterdir() if path.suffix != ".beat"]
-        return [int(code) for code in said if code] + [HANG] * self._killed
+        return [int(code) for code in said if code] + [HANG] * len(self._killed)
 
     def seen(self) -> bool:
         """Whether there ever were children that lived."""
@@ -65,8 +67,10 @@ class Children:
                 self._alone_since = None
             elif self._alone_since is None:
                 self._alone_since = now
-            elif now - self._alone_since > _LAST_RESORT and self.last_resort is not None:
-                os._exit(self.last_resort([*self.codes(), 1]))
+            elif now - self._alone_since > _LAST_RESORT and self.codes() and self.last_resort is not None:
+                code = self.last_resort(self.codes())
+                shutil.rmtree(self._folder)
+                os._exit(code)
 
     def _look(self, path: Path, now: float) -> bool:
         """Whether a child lives; kill it where it was silent for too long."""
@@ -85,7 +89,8 @@ class Children:
             return False
         silent = now - before[1]
         if silent > float(allowed) or (silent > _SILENT and HANG in self.codes()):
-            print(f"gemcutter: process {pid} was silent for {silent:.0f} s, and is killed", file=sys.stderr)
-            self._killed = True
+            if int(pid) not in self._killed:
+                print(f"gemcutter train: process {pid} was silent for {silent:.0f} s, and is killed", file=sys.stderr)
+            self._killed.add(int(pid))
             os.kill(int(pid), signal.SIGKILL)
         return True

@@ -104,12 +104,11 @@ class Heartbeats(threading.Thread):
         now = time.monotonic()
         return [rank for rank, (_, since) in self.heard.items() if now - since > SILENT]
 
-    def settled(self) -> bool:
-        """Whether each process is known to send heartbeats or to be silent."""
-        if self._listening is None or len(self.heard) < self._size:
-            return False
-        first, now = min(since for _, since in self.heard.values()), time.monotonic()
-        return all(since > first + INTERVAL / 2 or now - since > SILENT for _, since in self.heard.values())
+    def settled(self, after: float) -> bool:
+        """Whether each process is known to have sent a heartbeat after some moment, or to be silent."""
+        now = time.monotonic()
+        each = [since > after or now - since > SILENT for _, since in self.heard.values()]
+        return len(each) == self._size and all(each)
 
     def run(self) -> None:
         store: Store | None = None
@@ -138,9 +137,9 @@ class Heartbeats(threading.Thread):
             now = time.monotonic()
             for rank, text in enumerate(store.multi_get(keys)):
                 beat = Beat(**json.loads(text))
-                before = self.heard.get(rank)
-                # Its number of moves may stay; `still` changes with every heartbeat.
-                self.heard[rank] = (beat, before[1] if before is not None and before[0] == beat else now)
+                # The first one may be old. Later ones differ at least in `still`.
+                before, since = self.heard.get(rank, (beat, listening))
+                self.heard[rank] = (beat, since if before == beat else now)
 
     def _exchange_hosts(self, store: Store) -> None:
         """The first process collects the names for all: were each to ask each, the store would have much to do."""

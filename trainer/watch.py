@@ -37,6 +37,7 @@ FACTOR, FLOOR = 10, 300.0  # of the longest wait so far, and the shortest deadli
 _STEPPING = ("step", "data")  # activities of a step, whose time can be measured; all others take what they take
 _SETTLING_STEPS = 3  # first steps, in which things are compiled
 _LEAVING_SECONDS = 30.0  # that a process which lost another may take to close what it has open
+_LOOK = 0.5  # seconds between looks at the main thread
 _PAUSE_SECONDS = 5.0  # a look that comes so late says that the whole process was paused, and no time of its own went by
 
 # A straggler waits for its data twice as long as the median, and that costs a tenth of the time of all.
@@ -157,7 +158,7 @@ class Watch:
         )
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL):
+        while not self._over.wait(_LOOK):
             self._look()
 
     def _look(self) -> None:
@@ -167,11 +168,11 @@ class Watch:
         self._looked = now
         moves, activity = self._clock.moves, self._clock.activity
         if moves != self._moves and activity in _STEPPING and not self._settling():
-            self._waits.append(self._still + INTERVAL)  # how long it stood still before it moved, to within a look
+            self._waits.append(self._still + _LOOK)  # how long it stood still before it moved, to within a look
         self._moves = moves
         self._still = now - max(self._clock.since, self._resumed)
         deadline = self._deadline(activity)
-        _touch(self._processes.rank, deadline)
+        _touch(self._processes.rank, deadline + 3 * _LOOK)  # who can still say what is wrong shall say it first
         if self._still > deadline - SILENT - 2 * INTERVAL and self._still > INTERVAL:
             self._beats.listen()
         elif self._processes.rank == 0:
@@ -198,7 +199,7 @@ class Watch:
     def _hang(self, activity: str) -> None:
         """Say who hangs, and end this process."""
         self._dump_stacks()
-        verdict = self._find_out()
+        verdict = self._find_out(after=time.monotonic() - 1.5 * INTERVAL)
         self._tell("hang", verdict, seconds=round(self._still, 1))
         if self._processes.size > 1:
             declare(HANG)
@@ -209,7 +210,7 @@ class Watch:
         """What to raise where the connection to another process ended."""
         self._ending.acquire()  # for good: the watch does not judge what is judged here
         self._own = {"lost": True}
-        verdict = self._find_out()
+        verdict = self._find_out(after=time.monotonic())
         timed_out = "timed out" in str(error).lower() or "timeout" in str(error).lower()
         code = HANG if timed_out else LOST
         faulty = [beat for beat, _ in self._beats.heard.values() if beat.code is not None]
@@ -225,15 +226,14 @@ class Watch:
         self._leave = time.monotonic() + _LEAVING_SECONDS, code
         return LostError(f"ending with rank {_listed(verdict.ranks)} on {verdict.host}: {verdict.why}", code)
 
-    def _find_out(self) -> Verdict:
-        """Judge by the heartbeats, once it is known whose come; where none can be had, it is the store's host."""
+    def _find_out(self, after: float) -> Verdict:
+        """Judge by the heartbeats, once it is known whose came after a moment; without them, it is the store's host."""
         if self._processes.size == 1:
             me = self._beat()
             return judge({0: me}, [], me)
-        self._beats.rest()
         self._beats.listen()
         deadline = time.monotonic() + 2 * SILENT
-        while time.monotonic() < deadline and self._beats.reached() and not self._beats.settled():
+        while time.monotonic() < deadline and self._beats.reached() and not self._beats.settled(after):
             beats = [beat for beat, _ in self._beats.heard.values()]
             if any(beat.code is not None for beat in beats):
                 break
@@ -306,7 +306,7 @@ class Watch:
         self._slow = now, self._run.step, beats
         waited = {rank: beat.data_seconds - before[rank].data_seconds for rank, beat in beats.items()}
         rank, longest = max(waited.items(), key=lambda item: item[1])
-        median = statistics.median(waited.values())
+        median = statistics.median_low(waited.values())
         slow = longest > _SLOW_FACTOR * median and longest - median > _SLOW_SHARE * (now - since)
         if slow and now - self._slow_said.get(rank, -_SLOW_AGAIN) >= _SLOW_AGAIN:
             self._slow_said[rank] = now

@@ -91,7 +91,7 @@ def test_each_of_several_hosts_starts_its_share(monkeypatch: pytest.MonkeyPatch)
     assert local.command("train", 2, [], job.launch)[3:] == ["trainer.elastic", *hosts, "2", "train"]
     assert local.training_processes(compose.compose("train", [*keys, "launch.processes=4"])) == 4
     monkeypatch.setattr(local, "visible_gpus", lambda: 8)
-    assert local.training_processes(compose.compose("train", keys[1:])) == 8
+    assert local.training_processes(compose.compose("train", [*keys[1:], "micro_batch=2"])) == 8
 
 
 def test_cores_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -78,3 +80,41 @@ def test_a_killed_rank_ends_all_and_leaves_no_orphan(lab) -> None:
     found = checkpoint.find(running.folder / "checkpoints", steps[-1])
     assert found is not None
     found.verify()
+
+
+def test_a_killed_rank_is_replaced_and_changes_nothing(lab, pair) -> None:
+    """The whole command, whose launcher starts anew after kill -9 of a rank: parameters as undisturbed, bit for bit."""
+    changes = (lab.corpus.held_out, "evaluate.every=10", "evaluate.rows=17", "mesh.fsdp=2", "checkpoint.every=4")
+    command = [sys.executable, "-P", "-m", "launch", "train", *lab.overrides("killed", *changes)]
+    log = lab.folder / "killed.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=lab.folder, env=lab.environment, stdout=file, stderr=file)
+    run = lab.run("killed")
+    try:
+        deadline = time.monotonic() + 60
+        while not any(event["event"] == "checkpoint" for event in run.events):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+        (victim,) = ranks_below(process.pid, 1)
+        os.kill(victim, signal.SIGKILL)
+        assert process.wait(timeout=120) == 0, log.read_text()
+    finally:
+        process.kill()
+    (event,) = (event for event in run.events if event["event"] == "lost")
+    assert event["ranks"] == [1]
+    assert [event["failure"] for event in run.events if event["event"] == "restart"] == ["infrastructure"]
+    assert "137 (infrastructure), and is started again" in log.read_text()
+    ours, theirs = run.tensors(), pair.tensors()
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def ranks_below(launcher: int, rank: int) -> list[int]:
+    """Training processes of a rank, below a launcher of launchers."""
+    found = []
+    for pid in map(int, Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()):
+        if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            found.append(pid)
+        found += ranks_below(pid, rank)
+    return found
