@@ -41,6 +41,7 @@ def run(kind: str, job: schema.Job, overrides: list[str]) -> int:
     environment.setdefault("GOMP_SPINCOUNT", "20000")
     if job.launch.nodes > 1:  # when a host is lost, each connection to it would end with a page of C++ frames
         environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    environment["GEMCUTTER_LAUNCHER"] = str(os.getpid())  # whose death ends training, see trainer/orphan.py
     arguments = command(kind, processes, overrides, job.launch)
     if kind != "train":
         return call(arguments, environment)

@@ -5,6 +5,7 @@ Under torchrun, or `trainer.elastic`, every process runs it. The plain commands 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -25,6 +26,7 @@ def main(kind: str, overrides: list[str]) -> int:
             return skip(overrides)
         job = compose(kind, overrides)
         if kind == "train":  # each imports what only it needs
+            gc.disable()  # until the first step: it would walk through all that imports make, and find next to nothing
             from trainer.train import train
 
             return train(job)
@@ -50,6 +52,8 @@ def main(kind: str, overrides: list[str]) -> int:
         print(f"gemcutter {kind}: {error}", file=sys.stderr)
         declare(error.code)
         return error.code
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":

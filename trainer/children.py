@@ -29,7 +29,8 @@ class Children:
     A process that is stopped, or holds the interpreter's lock for ever, cannot end itself.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, orphaned: Callable[[], bool]) -> None:
+        self._orphaned, self._asked = orphaned, False
         self.last_resort: Callable[[list[int]], int] | None = None  # the exit code, from those of the children
         self._folder = folder
         self._killed: set[int] = set()
@@ -62,6 +63,9 @@ class Children:
             if now - self._looked > _SILENT:  # it is this process that was stopped, and its children with it
                 self._heard = {}
             self._looked = now
+            if self._orphaned() and not self._asked:
+                self._asked = True
+                os.kill(os.getpid(), signal.SIGTERM)  # the children save, and say how they ended to nobody
             alive = [self._look(path, now) for path in self._folder.glob("*.beat")]
             if any(alive) or not alive:
                 self._alone_since = None

@@ -27,6 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, LOST, STOPPED
 from trainer.children import Children
 from trainer.interfaces import address_towards, interface_of, is_here
+from trainer.orphan import LAUNCHER, orphaned_by
 
 # A cause before its consequences: when one process finds a fault, the others merely lose their peer.
 SEVERITY = (CONFIG, DATA, DIVERGED, HANG, STOPPED)
@@ -58,11 +59,13 @@ def launch(processes: int, arguments: list[str], nodes: int = 1, rendezvous: str
     config.signals_to_handle = "SIGQUIT"  # newer versions overwrite the variable with this
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, _forward)
+    orphan = orphaned_by(os.environ.get(LAUNCHER))
+    os.environ[LAUNCHER] = str(os.getpid())
     deadline = time.monotonic() + JOIN_SECONDS
     while True:
         if rendezvous is not None:
             _meet(config, rendezvous, deadline)
-        with tempfile.TemporaryDirectory(prefix="gemcutter-") as folder, Children(Path(folder)) as children:
+        with tempfile.TemporaryDirectory(prefix="gemcutter-") as folder, Children(Path(folder), orphan) as children:
             os.environ["GEMCUTTER_EXIT_CODES"] = folder
             children.last_resort = most_severe
             try:

@@ -11,6 +11,7 @@ import dataclasses
 import faulthandler
 import json
 import os
+import signal
 import socket
 import statistics
 import sys
@@ -29,6 +30,7 @@ from conf.exits import ERRORS, HANG, LOST, LostError, declare
 from trainer.backend import Backend
 from trainer.build import Parts
 from trainer.heartbeat import INTERVAL, SILENT, Beat, Heartbeats
+from trainer.orphan import LAUNCHER, orphaned_by
 from trainer.report import Stopwatch
 from trainer.report.terminal import in_words
 from trainer.run import Run
@@ -100,6 +102,7 @@ class Watch:
         self._slow: tuple[float, int, dict[int, Beat]] | None = None
         self._slow_said: dict[int, float] = {}
         self._beats = Heartbeats(backend.store, self._processes.rank, self._processes.size, self._beat)
+        self._orphaned, self._asked = orphaned_by(os.environ.get(LAUNCHER)), False
         self._ending = threading.Lock()  # one of main thread and watch judges
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -181,6 +184,9 @@ class Watch:
             self._beats.rest()
         if self._still > deadline and self._ending.acquire(blocking=False):
             self._hang(activity)
+        if self._orphaned() and not self._asked:
+            self._asked = True
+            os.kill(os.getpid(), signal.SIGTERM)
         if self._leave is not None and now > self._leave[0]:
             os._exit(self._leave[1])
 

@@ -22,8 +22,8 @@ from typing import Any
 from tests.trainer.conftest import SMALL, Corpus, documents, environment, make_corpus, read_lines
 
 PORT = 29400
-TIMEOUT = 10  # seconds without progress after which a process counts as hung
-BAR = TIMEOUT + 10.0  # seconds to the next step
+TIMEOUT = 10.0  # seconds without progress after which a process counts as hung
+BAR = 10.0  # seconds after that to the next step
 _NUMBERS = itertools.count()
 
 
@@ -131,11 +131,11 @@ def _ip(*words: str) -> None:
 class Training:
     """A run of two processes on two hosts, started there by the command that a user gives."""
 
-    def __init__(self, folder: Path, corpus: Corpus, steps: int) -> None:
-        self.folder, self.run = folder, folder / "runs" / "hosts"
+    def __init__(self, folder: Path, corpus: Corpus, timeout: float) -> None:
+        self.folder, self.run, self.timeout = folder, folder / "runs" / "hosts", timeout
         keys = [
             *SMALL, *corpus.overrides, "run_id=hosts", "mesh.fsdp=2", "launch.nodes=2",
-            f"launch.rendezvous=10.77.0.1:{PORT}", f"hang.seconds={TIMEOUT}", f"steps={steps}", "checkpoint.every=20",
+            f"launch.rendezvous=10.77.0.1:{PORT}", f"hang.seconds={timeout}", "steps=100000", "checkpoint.every=20",
         ]  # fmt: skip
         self.command = [sys.executable, "-P", "-m", "launch", "train", *keys]
         self.surroundings = environment(folder)
@@ -173,9 +173,9 @@ def blamed(event: dict[str, Any]) -> dict[str, Any]:
     return {key: event[key] for key in ("event", "ranks", "host", "why")}
 
 
-def scenario_stopped_rank(folder: Path) -> dict[str, Any]:
+def scenario_stopped_rank(folder: Path, timeout: float = TIMEOUT) -> dict[str, Any]:
     """The process of one host is stopped by SIGSTOP."""
-    with scene(folder) as (training, make):
+    with scene(folder, timeout) as (training, make):
         first, second = make(1), make(2)
         for host in (first, second):
             training.start(host)
@@ -185,9 +185,9 @@ def scenario_stopped_rank(folder: Path) -> dict[str, Any]:
         return recovered(training, began, began)
 
 
-def scenario_cut_link(folder: Path, seconds: float = 20.0) -> dict[str, Any]:
+def scenario_cut_link(folder: Path, timeout: float = TIMEOUT, seconds: float = 20.0) -> dict[str, Any]:
     """The link of a host is cut, and healed later."""
-    with scene(folder) as (training, make):
+    with scene(folder, timeout) as (training, make):
         first, second = make(1), make(2)
         for host in (first, second):
             training.start(host)
@@ -199,9 +199,9 @@ def scenario_cut_link(folder: Path, seconds: float = 20.0) -> dict[str, Any]:
         return recovered(training, began, time.time())
 
 
-def scenario_replaced_host(folder: Path) -> dict[str, Any]:
+def scenario_replaced_host(folder: Path, timeout: float = TIMEOUT) -> dict[str, Any]:
     """A host dies with all its processes, and another one takes its place."""
-    with scene(folder) as (training, make):
+    with scene(folder, timeout) as (training, make):
         first, second = make(1), make(2)
         for host in (first, second):
             training.start(host)
@@ -220,22 +220,23 @@ SCENARIOS = {
 
 
 @contextmanager
-def scene(folder: Path) -> Iterator[tuple[Training, Callable[[int], Host]]]:
+def scene(folder: Path, timeout: float) -> Iterator[tuple[Training, Callable[[int], Host]]]:
+    """A run, not started yet, and what makes hosts for it."""
     corpus = make_corpus(folder / "corpus", documents(150), 480)
     with switch() as make:
-        yield Training(folder, corpus, steps=100_000), make
+        yield Training(folder, corpus, timeout), make
 
 
 def recovered(training: Training, began: float, possible: float) -> dict[str, Any]:
-    """What was measured, once the run goes on: seconds from the fault to its event, and to the next step from when that
-    was possible again."""
+    """What was measured, once the run goes on: seconds from the fault to its event, and from the moment at which a step
+    was possible again to the first one."""
     again = training.until_step(1, attempt=2)
     (event, *more) = training.events("hang", "lost")
     return {
         "detected_seconds": round(event["time"] - began, 2),
         "recovered_seconds": round(again - possible, 2),
-        "bar_seconds": BAR,
-        "met": again - possible <= BAR,
+        "bar_seconds": training.timeout + BAR,
+        "met": again - possible <= training.timeout + BAR,
         "named": blamed(event),
         "events": 1 + len(more),
         "restarts": [(x["host"], x["code"], x["failure"]) for x in training.events("restart")],

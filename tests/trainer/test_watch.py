@@ -53,7 +53,8 @@ def slow(lab, monkeypatch: pytest.MonkeyPatch):
     def start(slow: str, *changes: str, processes: int = 3):
         path = f"{lab.environment['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"
         lab.environment = lab.environment | {"PYTHONPATH": path, "SLOW": slow}
-        return lab.start("slow", "micro_batch=2", *changes, launcher=TORCHRUN if processes == 3 else ("slow_data",))
+        rows = f"micro_batch={12 // processes}"  # one micro-batch a step
+        return lab.start("slow", rows, *changes, launcher=TORCHRUN if processes == 3 else ("slow_data",))
 
     return start
 
