@@ -83,9 +83,14 @@ def measure(folder: Path, repeats: int, report: Report) -> None:
         imports.append(probe(folder, surroundings, []))
         starts.append(probe(folder, surroundings, [*overrides, "steps=400"]))
     first = statistics.median(start["first step"] for start in starts)
-    least = statistics.median(each["all imports"] for each in imports)
+    least, early = (statistics.median(each[name] for each in imports) for name in ("all imports", "imports"))
     report.rows.append(
         compare("seconds to the first step", first, {"process start and imports": least}, 1 / BAR, lower_is_better=True)
+    )
+    report.rows.append(
+        compare(
+            "the same", first, {"without torch._dynamo": early}, lower_is_better=True
+        )  # which FSDP cannot do without
     )
     report.details = {"parts": parts(starts), "first step": [round(start["first step"], 3) for start in starts]}
     report.details["imports alone"] = [round(each["all imports"], 3) for each in imports]

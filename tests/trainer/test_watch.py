@@ -100,11 +100,9 @@ def test_a_single_process_that_stands_still_ends(slow) -> None:
     assert "slow_micro_batches_from" in (running.folder / "stacks" / "attempt-0001-rank-00000.txt").read_text()
 
 
-def test_what_takes_its_time_is_left_alone(slow) -> None:
-    """Waits of less than the deadline, however often; and the first steps, in which things are compiled."""
-    running = slow("0,0,1.2", "hang.seconds=1", "steps=3", processes=1).wait()
-    assert running.code == 0, running.said
-    running = slow("0,0,0.3", "hang.seconds=2", "steps=20", "run_id=often", processes=1).wait()
+def test_the_first_steps_take_their_time(slow) -> None:
+    """Then things are compiled."""
+    running = slow("0,0,1.5", "hang.seconds=1", "steps=3", processes=1).wait()
     assert running.code == 0, running.said
 
 
@@ -132,7 +130,7 @@ FOUR = {rank: beat(rank, host) for rank, host in enumerate(("a", "a", "b", "b"))
         (FOUR, [1, 2], [1, 2], "a, b", "no heartbeat came from there"),
         (FOUR | {1: beat(1, "a", moves=6)}, [], [1], "a", "does not get on, and the others wait"),
         (FOUR | {1: beat(1, "a", moves=6)}, [2], [2], "b", "no heartbeat came from there"),
-        (FOUR | {2: beat(2, "b", lost=True)}, [2, 3], [3], "b", "no heartbeat came from there"),
+        (FOUR | {2: beat(2, "b", lost=True)}, [2, 3], [3], "b", "any process of that host"),
         (FOUR, [], [], "a", "the network between them"),
         ({0: FOUR[0]}, [], [0], "a", "its stack shows where"),
     ],
