@@ -61,7 +61,7 @@ class Heartbeats(threading.Thread):
     """While it runs, this process's heartbeats are sent, and those of the others read where somebody listens.
 
     hosts  of all processes by rank, once they are known; they stay known when the store is not there any more
-    heard  the last heartbeat of each process, and when it was first seen, on this process's clock
+    heard  the last heartbeat of each process, and when it was first seen, on this process's clock; replaced whole
     """
 
     def __init__(self, store: Store, rank: int, size: int, say: Callable[[], Beat]) -> None:
@@ -92,8 +92,11 @@ class Heartbeats(threading.Thread):
             time.sleep(0.01)
 
     def stop(self) -> None:
+        """End, and wait for that: an interpreter that ends while a thread is within the store aborts."""
         self._over = True
         self._wake.set()
+        if self.is_alive():
+            self.join(SILENT)  # not for ever: a store that is cut off does not answer
 
     def reached(self) -> bool:
         """Whether the store answers."""
@@ -134,12 +137,13 @@ class Heartbeats(threading.Thread):
         if listening is None:
             store.get(keys[self._rank])  # an answer
         elif store.check(keys):
-            now = time.monotonic()
+            now, heard = time.monotonic(), {}
             for rank, text in enumerate(store.multi_get(keys)):
                 beat = Beat(**json.loads(text))
                 # The first one may be old. Later ones differ at least in `still`.
                 before, since = self.heard.get(rank, (beat, listening))
-                self.heard[rank] = (beat, since if before == beat else now)
+                heard[rank] = beat, since if before == beat else now
+            self.heard = heard
 
     def _exchange_hosts(self, store: Store) -> None:
         """The first process collects the names for all: were each to ask each, the store would have much to do."""

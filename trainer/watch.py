@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any
 
 from conf import schema
-from conf.exits import ERRORS, HANG, LOST, LostError, declare
+from conf.exits import ERRORS, HANG, LOST, DataError, LostError, declare
 from trainer.backend import Backend
 from trainer.build import Parts
 from trainer.heartbeat import INTERVAL, SILENT, Beat, Heartbeats
@@ -96,7 +96,9 @@ class Watch:
         self._parts: Parts | None = None
         self._first = 0  # step that training began with
         self._waits: deque[float] = deque([0.0], maxlen=1000)
-        self._still, self._moves, self._looked, self._resumed = 0.0, 0, time.monotonic(), 0.0
+        self._activity, self._moves, self._still = "start", 0, 0.0  # at the last look
+        self._looked, self._resumed = time.monotonic(), 0.0
+        self._allowed: float | None = None  # silence that the launcher knows of
         self._own: dict[str, Any] = {}  # what the last heartbeats say of how this process ends
         self._leave: tuple[float, int] | None = None
         self._slow: tuple[float, int, dict[int, Beat]] | None = None
@@ -117,6 +119,7 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
+        self._thread.join()
         self._beats.stop()
 
     @contextmanager
@@ -170,12 +173,12 @@ class Watch:
             self._resumed = now
         self._looked = now
         moves, activity = self._clock.moves, self._clock.activity
-        if moves != self._moves and activity in _STEPPING and not self._settling():
+        if moves != self._moves and self._activity in _STEPPING and not self._settling():
             self._waits.append(self._still + _LOOK)  # how long it stood still before it moved, to within a look
-        self._moves = moves
+        self._activity, self._moves = activity, moves
         self._still = now - max(self._clock.since, self._resumed)
         deadline = self._deadline(activity)
-        _touch(self._processes.rank, deadline + 3 * _LOOK)  # who can still say what is wrong shall say it first
+        self._touch(deadline + 3 * _LOOK)  # who can still say what is wrong shall say it first
         if self._still > deadline - SILENT - 2 * INTERVAL and self._still > INTERVAL:
             self._beats.listen()
         elif self._processes.rank == 0:
@@ -189,6 +192,18 @@ class Watch:
             os.kill(os.getpid(), signal.SIGTERM)
         if self._leave is not None and now > self._leave[0]:
             os._exit(self._leave[1])
+
+    def _touch(self, allowed: float) -> None:
+        """Say to `trainer.elastic` that this process lives, and for how many seconds it may be silent."""
+        if (folder := os.environ.get("GEMCUTTER_EXIT_CODES")) is None:
+            return
+        path = Path(folder, f"{self._processes.rank}.beat")
+        with contextlib.suppress(OSError):  # a full disk: then the launcher knows less
+            if allowed == self._allowed:
+                os.utime(path)  # which needs no room
+            else:
+                path.write_text(f"{os.getpid()} {allowed}")
+                self._allowed = allowed
 
     def _settling(self) -> bool:
         """Whether the step that is on its way may take as long as it takes: it compiles."""
@@ -222,7 +237,7 @@ class Watch:
         faulty = [beat for beat, _ in self._beats.heard.values() if beat.code is not None]
         if faulty:
             code = faulty[0].code or LOST
-            verdict = dataclasses.replace(_verdict(faulty, faulty[0].fault))
+            verdict = _verdict(faulty, faulty[0].fault)
         if timed_out:
             self._dump_stacks()
         if code in (HANG, LOST):
@@ -238,6 +253,8 @@ class Watch:
             me = self._beat()
             return judge({0: me}, [], me)
         self._beats.listen()
+        for _ in range(2):  # what was heard before is old, and the first answer may have been on its way
+            self._beats.send()
         deadline = time.monotonic() + 2 * SILENT
         while time.monotonic() < deadline and self._beats.reached() and not self._beats.settled(after):
             beats = [beat for beat, _ in self._beats.heard.values()]
@@ -260,11 +277,19 @@ class Watch:
         """Write the verdict down for all and say it; returns the one that holds, which may be another process's."""
         verdict, first = self._claim(event, verdict)
         facts |= dataclasses.asdict(verdict) | {"stacks": str(self._folder)}
-        if first and self._run is not None and self._parts is not None:
-            with contextlib.suppress(OSError):  # a full disk must not keep this process from ending
-                self._parts.directory.record(event, self._run.attempt, **facts)
+        if first:
+            self._record(event, facts)
         print(f"gemcutter train: {in_words(event, facts)}", file=sys.stderr, flush=True)
         return verdict
+
+    def _record(self, event: str, facts: dict[str, Any]) -> None:
+        """Append to the ledger, where the run has one. A full disk ends no thread that watches."""
+        if self._run is None or self._parts is None:
+            return
+        try:
+            self._parts.directory.record(event, self._run.attempt, **facts)
+        except DataError as error:
+            print(f"gemcutter train: {error}", file=sys.stderr, flush=True)
 
     def _claim(self, event: str, verdict: Verdict) -> tuple[Verdict, bool]:
         """The verdict of the first process of this attempt that came to one, and whether that is this one."""
@@ -283,8 +308,8 @@ class Watch:
                 return Verdict(**said), False
             finally:
                 own.unlink()
-        except OSError:
-            pass
+        except OSError as error:
+            print(f"gemcutter train: {path} cannot be written: {error}", file=sys.stderr)
         return verdict, True
 
     def _dump_stacks(self) -> None:
@@ -325,8 +350,7 @@ class Watch:
                 "median": round(median / (self._run.step - step), 3),
                 "share": round((longest - median) / (now - since), 2),
             }
-            assert self._parts is not None
-            self._parts.directory.record("straggler", self._run.attempt, **facts)
+            self._record("straggler", facts)
             print(in_words("straggler", facts), file=sys.stderr, flush=True)
 
 
@@ -335,12 +359,6 @@ def _of_network(error: BaseException) -> bool:
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _touch(rank: int, deadline: float) -> None:
-    """Say to `trainer.elastic` that this process lives, and how long it may be silent."""
-    if folder := os.environ.get("GEMCUTTER_EXIT_CODES"):
-        Path(folder, f"{rank}.beat").write_text(f"{os.getpid()} {deadline}")
 
 
 def _listed(ranks: list[int]) -> str:

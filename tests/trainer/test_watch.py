@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 from trainer.heartbeat import Beat
 from trainer.watch import judge
@@ -113,6 +116,29 @@ def test_a_straggler_is_named(slow) -> None:
     assert (event["rank"], event["activity"]) == (1, "data")
     assert event["seconds_per_step"] >= 0.2 > 2 * event["median"]
     assert "is SLOW" in running.said
+
+
+def test_the_fault_of_one_is_the_exit_code_of_all(lab, alone) -> None:
+    """On several hosts each launcher sees its own processes only, and must not start again what cannot work."""
+    lab.copy(alone, "other")
+    keys = lab.overrides("other", "optim.peak_lr=0.5")
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as the first host's launcher has it
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    started = []
+    for rank in range(2):
+        environment = lab.environment | job | {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-P", "-m", "trainer", "train", *keys]
+        log = (lab.folder / f"rank-{rank}.log").open("wb")
+        started.append(subprocess.Popen(command, cwd=lab.folder, env=environment, stdout=log, stderr=log))
+    try:
+        codes = [process.wait(timeout=60) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    said = [(lab.folder / f"rank-{rank}.log").read_text() for rank in range(2)]
+    assert codes == [78, 78], said
+    assert "belongs to a run with another configuration" in said[0]
+    assert "ending with rank 0" in said[1]
 
 
 def beat(rank: int, host: str, moves: int = 7, **changes: Any) -> Beat:
