@@ -72,11 +72,12 @@ def keep_running(job: schema.Job, start: Callable[[Stopping], int]) -> int:
             budget = getattr(budgets, kind)
             left = budget - failed[kind]
             if left < 0:
-                print(
-                    f"gemcutter train: ended with exit code {code} ({kind}), and is not started again: "
-                    f"launch.restarts.{kind}={budget}",
-                    file=sys.stderr,
-                )
+                if budget:
+                    print(
+                        f"gemcutter train: ended with exit code {code} ({kind}), and is not started again: "
+                        f"launch.restarts.{kind}={budget}",
+                        file=sys.stderr,
+                    )
                 return code
             pause = 0.0 if failed.total() == 1 else min(2.0 ** (failed.total() - 2), _LONGEST_PAUSE)
             print(
