@@ -27,7 +27,8 @@ POSITIVE = (
     "evaluate.batch_tokens", "evaluate.rows",
     "curate.workers",
     "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
-    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped", "spike.window",
+    "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
+    "hang.start_seconds", "launch.nodes", "spike.window",
 )  # fmt: skip
 POSITIVE_OR_NULL = (
     "launch.processes",
@@ -41,10 +42,11 @@ POSITIVE_OR_NULL = (
     "spike.sigmas",
     "integrity.digest_every",
     "integrity.replay_every",
+    "hang.seconds",
 )
 NOT_NEGATIVE = (
     "seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps", "spike.margin",
-    "spike.rollbacks",
+    "spike.rollbacks", "launch.restarts.infrastructure", "launch.restarts.hang", "launch.restarts.data",
 )  # fmt: skip
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
 DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
@@ -54,6 +56,7 @@ XLA_ATTENTION = ("auto", "reference", "splash")
 # A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_ENDPOINT = re.compile(r"[A-Za-z0-9_.-]+:([0-9]{1,5})")
 
 
 def check(job: Job, kind: str = "train") -> list[str]:
@@ -108,6 +111,7 @@ def check(job: Job, kind: str = "train") -> list[str]:
         return problems  # the sums below would only repeat them
     found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job) + _check_xla(job)
     found += _check_bucket(job.checkpoint)
+    found += _check_hosts(job)
     # A plan is asked which batch to take, so it does not refuse one.
     return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
 
@@ -237,6 +241,37 @@ def integrity_problems(job: Job, device: str) -> list[str]:
     return problems
 
 
+def _check_hosts(job: Job) -> list[str]:
+    """Whether several hosts can meet, and share the processes evenly."""
+    nodes, rendezvous = job.launch.nodes, job.launch.rendezvous
+    problems = []
+    if rendezvous is not None:
+        endpoint = _ENDPOINT.fullmatch(rendezvous)
+        if endpoint is None or not 0 < int(endpoint[1]) < 2**16:
+            problems.append(f"launch.rendezvous={rendezvous} is not host:port, such as node-0:29400")
+    if nodes == 1:
+        if rendezvous is not None:
+            problems.append(
+                f"launch.rendezvous={rendezvous} is where several hosts meet, and launch.nodes=1: set launch.nodes to "
+                "their number"
+            )
+        return problems
+    if job.backend.name == "xla":
+        return [
+            f"launch.nodes={nodes} with backend=xla: torch_xla learns the other hosts from the TPU; use launch.nodes=1"
+        ]
+    if rendezvous is None:
+        problems.append(
+            f"launch.nodes={nodes} hosts need a place to meet: set launch.rendezvous=<first host>:<free port>"
+        )
+    if (processes := planned_processes(job)) is not None and processes % nodes:
+        problems.append(
+            f"{_product(job)} is {processes} processes, which launch.nodes={nodes} hosts cannot share evenly: set axes "
+            f"whose product is a multiple of {nodes}, or launch.processes"
+        )
+    return problems
+
+
 def _check_slice(job: Job) -> list[str]:
     """Whether the mesh is one of whole slices, where all its axes and a slice are named."""
     machine = None if job.hardware is None else hardware.find(job.hardware)
@@ -329,7 +364,9 @@ def _check_mesh(job: Job) -> list[str]:
     if problems:
         return problems
     if (processes := planned_processes(job)) is not None:
-        origin = "launch.processes" if job.launch.processes is not None else "the product of the axes"
+        origin = "the product of the axes"
+        if job.launch.processes is not None:
+            origin = "launch.processes" if job.launch.nodes == 1 else "launch.processes x launch.nodes"
         problems += check_mesh_size(job, processes, origin)
     elif -1 not in (job.mesh.context, job.mesh.tensor):
         problems += _check_positions(job, job.mesh.context, job.mesh.tensor)

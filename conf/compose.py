@@ -79,7 +79,7 @@ def refuse(problems: list[str]) -> None:
 
 def override_problems(overrides: Iterable[str]) -> list[str]:
     """What is wrong with each override taken alone: unknown keys and options with suggestions, wrong types."""
-    problems = []
+    problems, tried = [], OmegaConf.structured(schema.Job)  # which takes a while, so it is made once
     for text in overrides:
         try:
             (override,) = OverridesParser.create().parse_overrides([text])
@@ -87,11 +87,11 @@ def override_problems(overrides: Iterable[str]) -> list[str]:
             problems.append(f"{text!r} is not an override: write key=value ({str(error).splitlines()[0]})")
             continue
         if not override.key_or_group.startswith(("hydra.", "hydra/")):
-            problems += _problems_of(override, text)
+            problems += _problems_of(override, text, tried)
     return problems
 
 
-def _problems_of(override: Override, text: str) -> list[str]:
+def _problems_of(override: Override, text: str, tried: DictConfig) -> list[str]:
     if override.is_delete():
         return [f"{text}: nothing can be deleted; give {override.key_or_group} another value"]
     path, options, values = override.key_or_group, groups().get(override.key_or_group), values_of(override)
@@ -106,7 +106,7 @@ def _problems_of(override: Override, text: str) -> list[str]:
         return [f"{text}: no such key{suggestion(path, [*keys, *groups()])}"]
     if override.is_add() or override.is_force_add():
         return [f"{text}: every key exists already; write it without +"]
-    return [problem for value in values if (problem := _type_problem(path, value))]
+    return [problem for value in values if (problem := _type_problem(tried, path, value))]
 
 
 def values_of(override: Override) -> list[Any]:
@@ -117,11 +117,11 @@ def values_of(override: Override) -> list[Any]:
     return [point.value() for point in OverridesParser.create().parse_overrides(list(points))]
 
 
-def _type_problem(path: str, value: object) -> str | None:
+def _type_problem(tried: DictConfig, path: str, value: object) -> str | None:
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation has a type only once everything is composed
     try:
-        OmegaConf.update(OmegaConf.structured(schema.Job), path, value)
+        OmegaConf.update(tried, path, value)
     except OmegaConfBaseException as error:
         return f"{path}={value}: {str(error).splitlines()[0]} (gemcutter config shows the type of each key)"
     return None

@@ -1,9 +1,15 @@
-"""Exit codes of every command, and the errors that carry them.
+"""Exit codes of every command, the errors that carry them, and which of them a restart can help.
 
 A scheduler reads the code to decide whether a restart can help, so a code is a promise and never changes its meaning.
 """
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
 DONE = 0
+LOST = 1  # another process or the connection to it; to launchers a code like any that is not named here
 STOPPED = 75  # stopped on request and saved: start me again
 HANG = 76
 DIVERGED = 77  # the loss is not a number, or state was silently corrupted
@@ -29,4 +35,30 @@ class DivergedError(Exception):
     code = DIVERGED
 
 
-ERRORS = (ConfigError, DataError, DivergedError)
+class LostError(Exception):
+    """Another process did not arrive, or left: `code` is that with which all of them end."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+ERRORS = (ConfigError, DataError, DivergedError, LostError)
+
+# The budget of `launch.restarts` that a restart after a code is taken from. None: it is not tried. Whoever asked for a
+# stop asks again for a start; a run that diverged has gone back as often as it may, and would diverge again.
+_FAILURES: dict[int, str | None] = {
+    DONE: None, STOPPED: None, HANG: "hang", DIVERGED: None, CONFIG: None, DATA: "data"
+}  # fmt: skip
+
+
+def failure(code: int) -> str | None:
+    """The class of a failure, by which restarts are counted; None where none is tried. What we do not name, such as a
+    kill or a crash of the interpreter, is the machine's: infrastructure."""
+    return _FAILURES.get(code, "infrastructure")
+
+
+def declare(code: int) -> None:
+    """Tell `trainer.elastic` how this process ends: once its peers notice, the launcher may kill it before it can."""
+    if folder := os.environ.get("GEMCUTTER_EXIT_CODES"):
+        Path(folder, os.environ["RANK"]).write_text(str(code))

@@ -218,6 +218,18 @@ class Checkpoint:
 
 
 @dataclass
+class Hang:
+    seconds: Optional[float] = key(
+        None,
+        "seconds without progress in a step or its data after which a process counts as hung, and all end (76) (null: "
+        "ten times the longest wait so far, at least 300, which storage that stalls may take before it is given up)",
+    )
+    start_seconds: float = key(
+        1800.0, "the same for all that is no step: start, the first steps (compiling), loads, saves and evaluations"
+    )
+
+
+@dataclass
 class Evaluate:
     tasks: list[str] = key(["piqa", "arc_easy"], "benchmark tasks to score; empty for none")
     benchmarks: Optional[str] = key(None, "folder with the benchmark files (null: the variable GEMCUTTER_BENCHMARKS)")
@@ -269,10 +281,26 @@ class Plan:
 
 
 @dataclass
+class Restarts:
+    infrastructure: int = key(10, "after a kill, a crash, a lost host or connection")
+    hang: int = key(5, "after a hang (76)")
+    data: int = key(0, "after an error of data or storage (79)")
+
+
+@dataclass
 class Launch:
     name: str = key("local", "local: this machine")
     processes: Optional[int] = key(
-        None, "training processes (null: the product of the mesh axes on CPU, one per GPU on CUDA, one on a TPU host)"
+        None,
+        "training processes of each host (null: its share of the product of the mesh axes on CPU, one per GPU on CUDA, "
+        "one on a TPU host)",
+    )
+    nodes: int = key(
+        1, "hosts that run this same command, in a folder that all of them see; TPU hosts need no such key"
+    )
+    rendezvous: Optional[str] = key(None, "host:port where these hosts meet: of the first one, and free there")
+    restarts: Restarts = section(
+        Restarts, "train: how often it is started again by itself, in a row without a new checkpoint in between"
     )
 
 
@@ -311,6 +339,7 @@ class Job:
     backend: Backend = section(Backend, "device")
     tracker: Tracker = section(Tracker, "where metrics go besides metrics.jsonl")
     checkpoint: Checkpoint = section(Checkpoint, "when state is saved")
+    hang: Hang = section(Hang, "how long a process may stand still")
     evaluate: Evaluate = section(Evaluate, "scoring")
     profile: Profile = section(Profile, "where the time of steps goes")
     export: Export = section(Export, "portable weights")
@@ -347,8 +376,8 @@ SOURCE_KINDS = ("python_env", "local", "huggingface")
 # precision, remat, attention and compile, optim.offload, mesh, backend and launch, data.workers, data.cache. The result
 # differs by rounding only; the state that is kept, masters and moments, is fp32 under every precision. And free, what
 # is done with it: name, run_id, run, step, weights, steps, data.held_out, data.max_repetitions, optim.ema,
-# optim.max_skipped, spike, integrity, tracker, checkpoint, evaluate, profile, export, pretrained, plan, hardware, and
-# the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names.
+# optim.max_skipped, spike, integrity, tracker, checkpoint, hang, evaluate, profile, export, pretrained, plan, hardware,
+# and the keys of curate, tokenizer and tokenize, whose effect on training is in the shards that data.manifest names.
 # Of data.mixture the first stage is identity; later ones may be appended, at samples that the run has not reached. Of
 # the batch size likewise: tokens_per_step is identity, and stages of batch_ramp may be appended. Learning rates so far
 # are history, and those to come may be planned anew: steps, optim.decay_steps and optim.final_lr_ratio are free, and so
@@ -407,17 +436,19 @@ def attention_kernel(job: Job, device: str, context: int) -> str:
 
 
 def planned_processes(job: Job) -> int | None:
-    """Training processes on this machine as far as configuration alone tells; None where it depends on the devices.
+    """Training processes of all hosts as far as configuration alone tells; None where it depends on the devices.
 
     With backend=xla the mesh is one of chips, of all hosts, and a host has one process.
     """
     if job.backend.name == "xla":
         return None
     if job.launch.processes is not None:
-        return job.launch.processes
+        return job.launch.processes * job.launch.nodes
     if job.backend.name == "cuda":
         return None
-    return math.prod(n for axis in AXES if (n := getattr(job.mesh, axis)) != -1)
+    sizes = [getattr(job.mesh, axis) for axis in AXES]
+    fixed = math.prod(n for n in sizes if n != -1)
+    return math.lcm(fixed, job.launch.nodes) if -1 in sizes else fixed  # each host has at least one
 
 
 def identity(job: Job) -> dict[str, Any]:

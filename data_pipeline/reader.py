@@ -263,7 +263,8 @@ class _Table:
     def __init__(self, data: bytes | Path) -> None:
         self._data = data
         with self._open() as file:
-            counts = file.read(columns=["blocks"])["blocks"].to_numpy()
+            chunks = file.read(columns=["blocks"])["blocks"].chunks
+        counts = np.concatenate([np.empty(0, np.int64), *map(np.from_dlpack, chunks)])  # to_numpy would load pandas
         self.ends = np.cumsum(counts, dtype=np.int64)  # number of blocks up to and with each shard
         self._near: tuple[int, dict[str, pa.ChunkedArray]] | None = None  # the row group that was read last
 
@@ -322,7 +323,7 @@ class _Index:
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
         self._columns = {name: table[name].chunk(0) for name in table.column_names}
         lengths = self._columns["lengths"]
-        self._lengths, self._offsets = lengths.values.to_numpy(), lengths.offsets.to_numpy()
+        self._lengths, self._offsets = np.from_dlpack(lengths.values), np.from_dlpack(lengths.offsets)
 
     def lengths(self, first: int, stop: int) -> np.ndarray:
         return self._lengths[self._offsets[first] : self._offsets[stop]]

@@ -47,7 +47,7 @@ examples
   gemcutter plan model=gemma3_27b mesh.replica=16 mesh.fsdp=64 hardware=a3-mega
   gemcutter train -m optim.peak_lr=1e-3,2e-3 experiment=demo
 
-exit codes: 0 done, 75 stopped and saved (start again), 77 diverged, 78 configuration, 79 data or storage
+exit codes: 0 done, 75 stopped and saved (start again), 76 hung, 77 diverged, 78 configuration, 79 data or storage
 """
 
 OF_RUNS = ("explain", "skip", "status", "checkpoint", "sync")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 
 from conf import schema
 from conf.check import check, check_mesh_size, check_rows
 from conf.compose import refuse
 from conf.hardware import on_tpu
-from conf.processes import STOP_SIGNALS, ignore, patient, starter
+from conf.processes import patient, starter
+from launch.restarts import Stopping, keep_running
 
 ROOMS = {
     "curate": "data_pipeline",
@@ -30,7 +29,8 @@ ROOMS = {
 def run(kind: str, job: schema.Job, overrides: list[str]) -> int:
     """Run the job in processes of its own and return its exit code (128 + n when signal n ended it).
 
-    Raises ConfigError when the mesh does not fit the processes of this machine.
+    Training is started again as `launch.restarts` allows. Raises ConfigError when the mesh does not fit the processes
+    of this machine.
     """
     processes = training_processes(job) if kind == "train" else 1
     environment = dict(os.environ)
@@ -40,7 +40,12 @@ def run(kind: str, job: schema.Job, overrides: list[str]) -> int:
     # tokens/s of the demo alone and beside three busy processes: spinning 4,010 and 550, sleeping at once 3,400 and
     # 1,030, spinning briefly 4,030 and 1,030.
     environment.setdefault("GOMP_SPINCOUNT", "20000")
-    return call(command(kind, processes, overrides), environment)
+    if job.launch.nodes > 1:  # when a host is lost, each connection to it would end with a page of C++ frames
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    arguments = command(kind, processes, overrides, job.launch)
+    if kind != "train":
+        return call(arguments, environment)
+    return keep_running(job, lambda stopping: call_while(stopping, arguments, environment))
 
 
 def of_run(name: str, arguments: list[str]) -> int:
@@ -48,16 +53,23 @@ def of_run(name: str, arguments: list[str]) -> int:
     return call([sys.executable, "-P", "-m", "trainer", name, *arguments], dict(os.environ))
 
 
-def command(kind: str, processes: int, overrides: list[str]) -> list[str]:
-    """The worker's command line. `-P` keeps a folder of the user's that is named like one of ours from shadowing it."""
+def command(kind: str, processes: int, overrides: list[str], launch: schema.Launch) -> list[str]:
+    """The worker's command line for so many processes of this host.
+
+    `-P` keeps a folder of the user's that is named like one of ours from shadowing it.
+    """
     python = [sys.executable, "-P", "-m"]
+    if kind == "train" and launch.nodes > 1:
+        hosts = (f"--nodes={launch.nodes}", f"--rendezvous={launch.rendezvous}")
+        return [*python, "trainer.elastic", *hosts, str(processes), kind, *overrides]
     if processes > 1:
         return [*python, "trainer.elastic", str(processes), kind, *overrides]
     return [*python, ROOMS[kind], kind, *overrides]
 
 
 def training_processes(job: schema.Job) -> int:
-    """One process for all TPU chips, one per GPU where GPUs are used, else what the mesh axes multiply to."""
+    """Processes of this host: one for all TPU chips, one per GPU where GPUs are used, else its share of what the mesh
+    axes multiply to."""
     if job.backend.name == "xla":
         return 1  # whether the mesh fits the chips of all hosts, the trainer sees
     if job.backend.name == "auto" and on_tpu():
@@ -67,10 +79,10 @@ def training_processes(job: schema.Job) -> int:
     gpus = visible_gpus() if job.backend.name in ("auto", "cuda") else 0
     planned = schema.planned_processes(job)
     if job.launch.processes is None and (gpus or planned is None):
-        planned = max(1, gpus)
+        planned = max(1, gpus) * job.launch.nodes
         refuse(check_mesh_size(job, planned, "the number of GPUs") + check_rows(job, planned))
     assert planned is not None
-    return planned
+    return planned // job.launch.nodes
 
 
 def visible_gpus() -> int:
@@ -82,21 +94,19 @@ def visible_gpus() -> int:
 
 def call(arguments: list[str], environment: dict[str, str]) -> int:
     """Run a child to its end; a signal of `STOP_SIGNALS` for us reaches it, so that it can save and say so."""
-    asked = False
+    with Stopping() as stopping:
+        return call_while(stopping, arguments, environment)
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        child.send_signal(number)
 
+def call_while(stopping: Stopping, arguments: list[str], environment: dict[str, str]) -> int:
+    """Run a child to its end, where signals are taken care of already."""
     with patient():
         child = subprocess.Popen(arguments, env=environment | starter())
-        previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+        stopping.send = child.send_signal
+    if stopping.asked:  # just before there was a child to ask
+        child.terminate()
     try:
         code = child.wait()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        if asked:  # we end with the child
-            ignore()
+        stopping.send = None
     return code if code >= 0 else 128 - code

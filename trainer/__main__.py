@@ -5,12 +5,12 @@ Under torchrun, or `trainer.elastic`, every process runs it. The plain commands 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from pathlib import Path
 from pkgutil import resolve_name
 
-from conf.exits import DONE, ERRORS
+from conf.exits import DONE, ERRORS, declare
 from conf.processes import answer, end_with, ignore
 from trainer.stop import StopSignal
 
@@ -39,6 +39,7 @@ def main(kind: str, overrides: list[str], stop: StopSignal | None = None) -> int
 
         job = compose(kind, overrides)
         if kind == "train":
+            gc.disable()  # until the first step: it would walk through all that imports make, and find next to nothing
             from trainer.train import train
 
             return train(job, stop or StopSignal())
@@ -50,12 +51,8 @@ def main(kind: str, overrides: list[str], stop: StopSignal | None = None) -> int
         print(f"gemcutter {kind}: {error}", file=sys.stderr)
         declare(error.code)
         return error.code
-
-
-def declare(code: int) -> None:
-    """Tell `trainer.elastic` how this process ends: once its peers notice, the launcher may kill it before it can."""
-    if folder := os.environ.get("GEMCUTTER_EXIT_CODES"):
-        Path(folder, os.environ["RANK"]).write_text(str(code))
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """`python -m trainer.elastic N train [overrides]`: N processes of a job on this machine, and one exit code that tells.
 
+With `--nodes` and `--rendezvous` in front it is one of several hosts, which each run this and meet there.
+
 A thin layer over torch's elastic launcher, without its restarts: those give every failure the same treatment and the
 same exit code 1, while a configuration error must never be tried again. Whoever called decides from the code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -15,30 +19,45 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, STOPPED
+from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, LOST, STOPPED
 from conf.processes import STOP_SIGNALS, deafen, end_with, starter
+from trainer.children import Children
+from trainer.interfaces import address_towards, interface_of, is_here
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 # A cause before its consequences: when one process finds a fault, the others merely lose their peer.
 SEVERITY = (CONFIG, DATA, DIVERGED, HANG, STOPPED)
 
+JOIN_SECONDS = 3600  # for which hosts wait for each other: a lost one may have to be rented anew
+_LAST_CALL_SECONDS = 1  # that late hosts get beyond the number that was asked for; none is
+_CONNECT_SECONDS = 1.0  # of one try to reach the rendezvous: the kernel's own tries grow apart while a link is cut
 
-def launch(processes: int, arguments: list[str]) -> int:
-    """Run `python -m trainer <arguments>` in so many processes; returns the code of the most severe failure, or 0."""
+
+def launch(processes: int, arguments: list[str], nodes: int = 1, rendezvous: str | None = None) -> int:
+    """Run `python -m trainer <arguments>` in so many processes here; returns the code of the most severe failure, or 0.
+
+    Raises RendezvousError where the other hosts do not come within `JOIN_SECONDS`.
+    """
     # Here, because it takes seconds in which a signal may come.
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Seconds between SIGTERM and SIGKILL, by which the launcher ends the others once one has ended. They take the first
     # for a request to stop, and may wait for ever for one that failed; one that stops ends after all have saved.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=nodes,
+        max_nodes=nodes,
         nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
+        run_id=uuid.uuid4().hex if rendezvous is None else "gemcutter",
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_endpoint=rendezvous or "localhost:0",
+        rdzv_configs={"timeout": JOIN_SECONDS, "last_call_timeout": _LAST_CALL_SECONDS},
         max_restarts=0,
         monitor_interval=0.1,
     )
@@ -48,14 +67,39 @@ def launch(processes: int, arguments: list[str]) -> int:
     config.signals_to_handle = "SIGQUIT"  # newer versions overwrite the variable with this
     threading.Thread(target=_forward, name="signals", daemon=True).start()
     os.environ |= starter()
-    with tempfile.TemporaryDirectory(prefix="gemcutter-") as declared:
-        os.environ["GEMCUTTER_EXIT_CODES"] = declared
-        try:
-            elastic_launch(config, sys.executable)("-P", "-m", "trainer", *arguments)
-        except ChildFailedError as error:
-            codes = [int(path.read_text()) for path in Path(declared).iterdir()]
-            return most_severe(codes + [failure.exitcode for failure in error.failures.values()])
-    return DONE
+    deadline = time.monotonic() + JOIN_SECONDS
+    while True:
+        if rendezvous is not None:
+            _meet(config, rendezvous, deadline)
+        with tempfile.TemporaryDirectory(prefix="gemcutter-") as folder, Children(Path(folder)) as children:
+            os.environ["GEMCUTTER_EXIT_CODES"] = folder
+            children.last_resort = most_severe
+            try:
+                elastic_launch(config, sys.executable)("-P", "-m", "trainer", *arguments)
+                return DONE
+            except ChildFailedError as error:
+                return most_severe(children.codes() + [failure.exitcode for failure in error.failures.values()])
+            except RendezvousError:
+                if children.seen():  # another host ended, and with it the place where they met
+                    return most_severe([*children.codes(), LOST])
+                if time.monotonic() > deadline:
+                    raise
+                # That was the rendezvous of the attempt before, which was just ending.
+                time.sleep(_CONNECT_SECONDS / 4)
+
+
+def _meet(config: LaunchConfig, rendezvous: str, deadline: float) -> None:
+    """Wait until the rendezvous can be reached, and say to torch and Gloo by which address this host is known there."""
+    host, _, port = rendezvous.rpartition(":")
+    here = is_here(host)
+    while not here and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), _CONNECT_SECONDS):
+            break
+        time.sleep(_CONNECT_SECONDS / 4)
+    config.rdzv_configs["is_host"] = here
+    config.local_addr = address_towards(host, int(port))
+    if name := interface_of(config.local_addr):  # Gloo would look up the host's name, which may be that of loopback
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def most_severe(codes: list[int]) -> int:
@@ -81,4 +125,10 @@ def _forward() -> None:
 if __name__ == "__main__":
     deafen()  # for good: the thread takes what comes
     end_with()
-    sys.exit(launch(int(sys.argv[1]), sys.argv[2:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--rendezvous")
+    parser.add_argument("processes", type=int)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    sys.exit(launch(given.processes, given.arguments, given.nodes, given.rendezvous))

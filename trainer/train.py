@@ -10,11 +10,11 @@ from conf import schema
 from conf.exits import DONE, ERRORS, STOPPED
 from data_pipeline.batch import Batch
 from data_pipeline.feeder import settle
+from trainer import notice
 from trainer.backend import Backend, choose
 from trainer.build import Parts, build
 from trainer.held_out import held_out_loss
 from trainer.integrity import Integrity
-from trainer.notice import watch
 from trainer.optim import lr_at, set_lr
 from trainer.profiler import Profiler
 from trainer.report import Report, Stopwatch
@@ -25,23 +25,24 @@ from trainer.spikes import limits_on_device
 from trainer.step import make_train_step
 from trainer.stop import StopSignal
 from trainer.trouble import Trouble
+from trainer.watch import Watch
 
 
 def train(job: schema.Job, stop: StopSignal) -> int:
     """Train until `job.steps`, resuming where the run's last checkpoint stands; returns the exit code.
 
-    Raises ConfigError, DataError or DivergedError.
+    Raises ConfigError, DataError, DivergedError or LostError.
     """
     clock = Stopwatch()
-    watch(stop)
+    notice.watch(stop)
     backend = choose(job)
     try:
-        if by := stop.agreed(backend.agree(stop.votes())):  # to build and load a large model takes minutes
-            code = not_begun(by, backend)
-        else:
-            run, parts = build(job, backend)
-            code = fit(job, run, parts, clock, stop)
-        backend.barrier()  # a launcher ends the others once one process has left, and the first may still be uploading
+        with Watch(job, backend, clock) as watch:
+            with watch.blaming():
+                by = stop.agreed(backend.agree(stop.votes()))  # to build and load a large model takes minutes
+                built = None if by else build(job, backend)
+            code = not_begun(by, backend) if built is None else fit(job, *built, clock, stop, watch)
+            backend.barrier()  # a launcher ends the others once one has left, and the first may still be uploading
     except ERRORS:
         if backend.processes.size == 1:  # else the others would lose their peer, and fail, before our exit says why
             backend.close()
@@ -50,20 +51,24 @@ def train(job: schema.Job, stop: StopSignal) -> int:
     return code
 
 
-def not_begun(by: str, backend: Backend) -> int:
+def not_begun(by: str | None, backend: Backend) -> int:
     """The exit code of a run that was asked to stop before it could do anything."""
     if backend.processes.rank == 0:
         print(f"gemcutter train: stopped before anything was done, as asked by {by}", file=sys.stderr)
     return STOPPED
 
 
-def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal) -> int:
+def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal, watch: Watch) -> int:
     """Train until `job.steps` or until asked to stop; says which, as an exit code. Goes back where numbers went wrong.
 
-    Raises DivergedError, DataError.
+    Raises DivergedError, DataError or LostError.
     """
     settle()
-    with Report(job, run, parts, clock, stop) as report, Profiler(job, run, parts, report) as profiler:
+    with (
+        Report(job, run, parts, clock, stop) as report,
+        Profiler(job, run, parts, report) as profiler,
+        watch.over(run, parts),
+    ):
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
         while True:

@@ -80,7 +80,7 @@ def test_identity_key_makes_another_run(path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor", "mesh.reduce_dtype",
-     "micro_batch", "precision", "remat", "launch.processes",
+     "micro_batch", "precision", "remat", "launch.processes", "launch.nodes", "launch.restarts.data", "hang.seconds",
      "data.workers", "backend.name", "steps", "data.held_out", "tracker.name", "tracker.project", "checkpoint.every",
      "checkpoint.directory", "evaluate.tasks", "evaluate.every", "profile.steps", "optim.decay_steps",
      "optim.final_lr_ratio", "optim.max_skipped", "optim.ema", "weights", "batch_ramp", "attention", "compile",
@@ -174,6 +174,23 @@ def test_given_run_id_is_kept() -> None:
             {"launch.processes": 0},
             ["launch.processes=0", "greater than 0"],
         ),
+        (
+            {"launch.nodes": 2},
+            ["launch.nodes=2 hosts need a place to meet", "launch.rendezvous=<first host>:<free port>"],
+        ),
+        ({"launch.rendezvous": "node-0:29400"}, ["launch.rendezvous=node-0:29400", "set launch.nodes"]),
+        ({"launch.nodes": 2, "launch.rendezvous": "node-0"}, ["launch.rendezvous=node-0 is not host:port"]),
+        ({"launch.nodes": 2, "launch.rendezvous": "node-0:99999"}, ["launch.rendezvous=node-0:99999 is not host:port"]),
+        (
+            {"launch.nodes": 3, "launch.rendezvous": "node-0:29400", "mesh.fsdp": 4},
+            ["mesh.fsdp=4 is 4 processes, which launch.nodes=3 hosts cannot share evenly", "a multiple of 3"],
+        ),
+        (
+            {"launch.nodes": 2, "launch.rendezvous": "node-0:29400", "mesh.fsdp": 4, "launch.processes": 4},
+            ["mesh.fsdp=4 does not match launch.processes x launch.nodes=8"],
+        ),
+        ({"launch.restarts.hang": -1}, ["launch.restarts.hang=-1", "not be negative"]),
+        ({"hang.seconds": 0.0}, ["hang.seconds=0.0", "greater than 0"]),
         ({"mesh.fsdp": -1, "mesh.replica": -1}, ["only one axis may be -1", "mesh.replica and mesh.fsdp"]),
         ({"mesh.fsdp": -1, "mesh.tensor": -1}, ["only one axis may be -1", "mesh.fsdp and mesh.tensor"]),
         ({"mesh.tensor": 3, "launch.processes": 2}, ["x mesh.tensor=3 does not match launch.processes=2"]),
@@ -220,6 +237,7 @@ def test_impossible_combination_names_value_and_remedy(values: dict[str, Any], t
         ("attention", "sdpa", ["attention=sdpa", "use attention=auto|reference|splash"]),
         ("attention", "flex", ["attention=flex", "use attention=auto|reference|splash"]),
         ("profile.steps", [10, 12], ["profile.steps=[10, 12]", "torch.profiler", "use profile.steps=null"]),
+        ("launch.nodes", 2, ["launch.nodes=2", "learns the other hosts", "use launch.nodes=1"]),
         ("launch.processes", 4, ["launch.processes=4", "all chips of a host", "use launch.processes=null"]),
     ],
 )

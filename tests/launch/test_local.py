@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from conf import compose, hardware
+from conf import compose, hardware, schema
 from conf.exits import ConfigError
 from launch import local
+from launch.restarts import STOP_SIGNALS
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_one_process_drives_all_chips_of_a_host(overrides: list[str]) -> None:
     """Whatever the mesh, whose axes are of the chips of all hosts; and never under the agent of several processes."""
     job = compose.compose("train", ["backend=xla", "tokens_per_step=1048576", *overrides])
     assert local.training_processes(job) == 1
-    assert local.command("train", 1, overrides)[:4] == [sys.executable, "-P", "-m", "trainer"]
+    assert local.command("train", 1, overrides, job.launch)[:4] == [sys.executable, "-P", "-m", "trainer"]
 
 
 def test_a_host_with_chips_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,14 +77,26 @@ def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_command_of_one_process_and_of_many() -> None:
     python = [sys.executable, "-P", "-m"]
-    assert local.command("train", 1, ["steps=2"]) == [*python, "trainer", "train", "steps=2"]
-    assert local.command("train", 4, ["mesh.fsdp=4"]) == [*python, "trainer.elastic", "4", "train", "mesh.fsdp=4"]
-    assert local.command("curate", 1, []) == [*python, "data_pipeline", "curate"]
+    here = schema.Launch()
+    assert local.command("train", 1, ["steps=2"], here) == [*python, "trainer", "train", "steps=2"]
+    assert local.command("train", 4, ["mesh.fsdp=4"], here) == [*python, "trainer.elastic", "4", "train", "mesh.fsdp=4"]
+    assert local.command("curate", 1, [], here) == [*python, "data_pipeline", "curate"]
+
+
+def test_each_of_several_hosts_starts_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ["backend=cpu", "launch.nodes=2", "launch.rendezvous=node-0:29400"]
+    job = compose.compose("train", [*keys, "mesh.fsdp=4"])
+    assert local.training_processes(job) == 2
+    hosts = ["--nodes=2", "--rendezvous=node-0:29400"]
+    assert local.command("train", 2, [], job.launch)[3:] == ["trainer.elastic", *hosts, "2", "train"]
+    assert local.training_processes(compose.compose("train", [*keys, "launch.processes=4"])) == 4
+    monkeypatch.setattr(local, "visible_gpus", lambda: 8)
+    assert local.training_processes(compose.compose("train", [*keys[1:], "micro_batch=2"])) == 8
 
 
 def test_cores_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     started: dict[str, str] = {}
-    monkeypatch.setattr(local, "call", lambda arguments, environment: started.update(environment) or 0)
+    monkeypatch.setattr(local, "call_while", lambda stopping, arguments, environment: started.update(environment) or 0)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     for processes in (1, 2, 4):
@@ -106,7 +119,7 @@ def test_death_by_signal_is_told_as_a_shell_tells_it() -> None:
 
 
 def test_handlers_are_given_back() -> None:
-    before = {number: signal.getsignal(number) for number in local.STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     local.call([sys.executable, "-c", ""], dict(os.environ))
     assert {number: signal.getsignal(number) for number in before} == before
 

@@ -20,7 +20,7 @@ from launch import jobs
 SWEEP = """
 import json, sys
 from launch import jobs, local
-local.call = lambda arguments, environment: print(json.dumps(arguments)) or {code}
+local.call_while = lambda stopping, arguments, environment: print(json.dumps(arguments)) or {code}
 sys.exit(jobs.run_job("train", sys.argv[1:]))
 """
 
@@ -84,7 +84,7 @@ def test_failing_point_is_told_by_the_exit_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [75, 130, 143])
 def test_a_stop_ends_the_sweep(code: int, tmp_path: Path) -> None:
-    commands, ended = sweep(tmp_path, "steps=100,200", code=code)
+    commands, ended = sweep(tmp_path, "steps=100,200", "launch.restarts.infrastructure=0", code=code)
     assert ended == code
     assert len(commands) == 1
 

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +82,65 @@ def test_a_killed_rank_ends_all_and_leaves_no_orphan(lab) -> None:
     found = checkpoint.find(running.folder / "checkpoints", steps[-1])
     assert found is not None
     found.verify()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_launcher_leaves_no_orphan(lab, processes: int) -> None:
+    """Nobody would start them again, and whoever tries finds the run free."""
+    overrides = lab.overrides("orphans", f"mesh.fsdp={processes}", "steps=100000")
+    with subprocess.Popen([sys.executable, "-P", "-m", "launch", "train", *overrides], **spawned(lab)) as process:
+        run = lab.run("orphans")
+        wait_for(lambda: any(line["step"] >= 3 for line in run.lines), process)
+        ranks = [pid for rank in range(processes) for pid in below(process.pid) if is_rank(pid, rank, processes)]
+        assert len(ranks) == processes
+        process.kill()
+    deadline = time.monotonic() + 10
+    while any(map(alive, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, ranks))
+
+
+def test_a_killed_rank_is_replaced_and_changes_nothing(lab, pair) -> None:
+    """The whole command, whose launcher starts anew after kill -9 of a rank: parameters as undisturbed, bit for bit."""
+    changes = (lab.corpus.held_out, "evaluate.every=10", "evaluate.rows=17", "mesh.fsdp=2", "checkpoint.every=4")
+    command = [sys.executable, "-P", "-m", "launch", "train", *lab.overrides("killed", *changes)]
+    run = lab.run("killed")
+    with subprocess.Popen(command, **spawned(lab)) as process:
+        wait_for(lambda: any(event["event"] == "checkpoint" for event in run.events), process)
+        (victim,) = (pid for pid in below(process.pid) if is_rank(pid, 1, 2))
+        os.kill(victim, signal.SIGKILL)
+        assert process.wait(timeout=120) == 0, (lab.folder / "launch.log").read_text()
+    (event,) = (event for event in run.events if event["event"] == "lost")
+    assert event["ranks"] == [1]
+    assert [event["failure"] for event in run.events if event["event"] == "restart"] == ["infrastructure"]
+    assert "137 (infrastructure), and is started again" in (lab.folder / "launch.log").read_text()
+    ours, theirs = run.tensors(), pair.tensors()
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def spawned(lab) -> dict[str, Any]:
+    """How to run the whole command; what it says goes to launch.log."""
+    log = (lab.folder / "launch.log").open("ab")
+    return {"cwd": lab.folder, "env": lab.environment, "stdout": log, "stderr": log, "start_new_session": True}
+
+
+def wait_for(happened: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def below(pid: int) -> list[int]:
+    """All processes below one."""
+    children = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return children + [process for child in children for process in below(child)]
+
+
+def is_rank(pid: int, rank: int, processes: int) -> bool:
+    """Whether a process trains as this rank; one that trains alone has none."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    surroundings = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return b"trainer" in words and (processes == 1 or f"RANK={rank}".encode() in surroundings)

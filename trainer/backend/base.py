@@ -11,12 +11,16 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed import Store
 
 from conf import schema
 from data_pipeline.batch import Batch
 from trainer.model import Gemma, GemmaConfig
 from trainer.optim import Groups
 from trainer.sharded import Parted
+
+# Beyond the deadline of a hang, in seconds: the watch, which knows who did not arrive, speaks before the process group.
+GROUP_SLACK = 60.0
 
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 
@@ -38,6 +42,7 @@ class Backend(Protocol):
     world      those that read batches: processes that share the positions of rows read the same ones, and count as one
     feeders    feeders that each of these reads for; a feeder takes `micro_batch` rows a pass
     compiles   whether the first step waits for a compiler
+    store      keys and values that all processes see; other threads use a clone of it
     """
 
     device: torch.device
@@ -46,6 +51,7 @@ class Backend(Protocol):
     world: World
     feeders: int
     compiles: bool
+    store: Store
 
     def problems(self, config: GemmaConfig) -> list[str]:
         """Why processes cannot share such a model as the job asks; empty where they can."""

@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from conf.exits import ConfigError
 from conf.hardware import peak_bf16_flops
 from data_pipeline.batch import Batch
 from trainer.backend import tensor_parallel
-from trainer.backend.base import Compiled, World
+from trainer.backend.base import GROUP_SLACK, Compiled, World
 from trainer.backend.context_parallel import SharedRows
 from trainer.backend.remat import recomputing
 from trainer.model import Gemma, GemmaConfig
@@ -63,10 +64,12 @@ class Native:
         backend = "gloo"
         if device_type == "cuda":
             backend = "cpu:gloo,cuda:nccl" if job.optim.offload else "nccl"
+        timeout = timedelta(seconds=job.hang.start_seconds + GROUP_SLACK)
         if "RANK" in os.environ:
-            dist.init_process_group(backend)
+            dist.init_process_group(backend, timeout=timeout)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        self.store = dist.distributed_c10d._get_default_store()
         axes = schema.axes(job, size)
         self._mesh = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
         self._context, self._tensor = self._mesh["context"], self._mesh["tensor"]

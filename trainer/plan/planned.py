@@ -122,7 +122,7 @@ def plan_of(job: schema.Job) -> Plan:
 def processes_of(job: schema.Job, hardware: Hardware | None) -> tuple[int, str]:
     """How many processes the job would have, and what says so."""
     if job.launch.processes is not None:
-        return job.launch.processes, "launch.processes"
+        return job.launch.processes * job.launch.nodes, "launch.processes"
     fixed = schema.planned_processes(dataclasses.replace(job, backend=schema.Backend("cpu")))
     assert fixed is not None
     rest = any(getattr(job.mesh, axis) == -1 for axis in schema.AXES)

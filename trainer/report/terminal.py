@@ -19,6 +19,11 @@ _EVENTS = {
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
+    "hang": "HANG: rank {ranks} on {host} did not arrive, {activity} of step {step}, for {seconds} s: {why}. Stacks of "
+    "all processes: {stacks}",
+    "lost": "LOST: rank {ranks} on {host}, {activity} of step {step}: {why}",
+    "straggler": "rank {rank} on {host} is SLOW: it waits {seconds_per_step} s a step for its data, and the median is "
+    "{median} s; that costs {share:.0%} of the time of all",
     "corruption": "CORRUPT: {what}",
     "rollback": "GOING BACK from step {from_step} to the checkpoint of step {to_step}, passing over {passed_over}: "
     "{why}; see {incident}",

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from conf.exits import ConfigError
 from conf.hardware import TPU_TYPES, tpu_chips
 from data_pipeline.batch import Batch
 from trainer.backend import splash
-from trainer.backend.base import Compiled, World
+from trainer.backend.base import GROUP_SLACK, Compiled, World
 from trainer.backend.xla.adamw import AdamW
 from trainer.backend.xla.attention import run_program, splash_kernel
 from trainer.backend.xla.feeders import ROWS, Feeders
@@ -90,10 +91,16 @@ class Xla:
             raise ConfigError(f"mesh.context={axes['context']} does not run on XLA: use mesh.tensor for long rows")
         self.device = torch_xla.device()
         self.processes = World(0, 1) if self.chips.described else World(xr.process_index(), xr.process_count())
+        self.store: dist.Store = dist.HashStore()
         if self.processes.size > 1:
             dist.init_process_group(
-                "gloo", init_method=meeting_point(), rank=self.processes.rank, world_size=self.processes.size
+                "gloo",
+                init_method=meeting_point(),
+                rank=self.processes.rank,
+                world_size=self.processes.size,
+                timeout=timedelta(seconds=job.hang.start_seconds + GROUP_SLACK),
             )
+            self.store = dist.distributed_c10d._get_default_store()
         self.mesh = Mesh({axis: axes[axis] for axis in AXES}, self.chips.torus, self.chips.order)
         self._feeders = Feeders(self.mesh, self._own_chips(), self.processes)
         self.world, self.feeders, self.compiles = self._feeders.world, len(self._feeders.here), True

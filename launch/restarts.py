@@ -1,0 +1,126 @@
+"""Training that is started again after a failure, as often as the class of the failure allows.
+
+Every start is a process of its own, of which nothing is left in the next.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from conf import schema
+from conf.exits import failure
+from conf.processes import STOP_SIGNALS, ignore
+
+_LONGEST_PAUSE = 60.0  # seconds
+
+
+class Stopping:
+    """While entered, the signals of `STOP_SIGNALS` are kept, and passed on to the process that `send` leads to."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.send: Callable[[int], None] | None = None
+
+    def __enter__(self) -> Stopping:
+        self._previous = {number: signal.signal(number, self._received) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self.asked:  # we end with the child
+            ignore()
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self.send is not None:
+            self.send(number)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not beyond a signal."""
+        deadline = time.monotonic() + seconds
+        while not self.asked and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+
+def keep_running(job: schema.Job, start: Callable[[Stopping], int]) -> int:
+    """Start training until it ends as it should, is asked to stop, or a budget is used up; returns the last exit code.
+
+    Failures of a class count in a row, and from anew once a checkpoint was committed in between.
+    """
+    run, budgets = schema.run_directory(schema.run_id(job)), job.launch.restarts
+    failed: Counter[str] = Counter()
+    with Stopping() as stopping:
+        while True:
+            committed = _commits(run)
+            code = start(stopping)
+            kind = failure(code)
+            if kind is None or stopping.asked:
+                return code
+            if _commits(run) > committed:
+                failed.clear()
+            failed[kind] += 1
+            budget = getattr(budgets, kind)
+            left = budget - failed[kind]
+            if left < 0:
+                if budget:
+                    print(
+                        f"gemcutter train: ended with exit code {code} ({kind}), and is not started again: "
+                        f"launch.restarts.{kind}={budget}",
+                        file=sys.stderr,
+                    )
+                return code
+            pause = 0.0 if failed.total() == 1 else min(2.0 ** (failed.total() - 2), _LONGEST_PAUSE)
+            print(
+                f"gemcutter train: ended with exit code {code} ({kind}), and is started again in {pause:.0f} s; {left} "
+                f"of launch.restarts.{kind}={budget} are left without a new checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            _record(run, code=code, failure=kind, left=left, pause=pause, host=socket.gethostname())
+            stopping.pause(pause)
+            if stopping.asked:
+                return code
+
+
+def _commits(run: Path) -> int:
+    """Checkpoints that the run has ever committed."""
+    return sum(event["event"] == "checkpoint" for event in _events(run))
+
+
+def _events(run: Path) -> Iterator[dict[str, Any]]:
+    """The run's ledger, without a last line that a kill cut short."""
+    path = run / "events.jsonl"
+    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
+        if line.endswith(b"\n"):
+            yield json.loads(line)
+
+
+def _record(run: Path, **facts: Any) -> None:
+    """Add a restart to the ledger, behind its last whole line. A disk that does not take it keeps nobody from going
+    on."""
+    attempts = [event["attempt"] for event in _events(run)]
+    line = {"time": time.time(), "attempt": max(attempts, default=0), "event": "restart", **facts}
+    with _shown_if_it_fails(), (run / "events.jsonl").open("rb+") as file:
+        data = file.read()
+        file.truncate(data.rfind(b"\n") + 1)
+        file.seek(0, 2)
+        file.write((json.dumps(line) + "\n").encode())
+
+
+@contextmanager
+def _shown_if_it_fails() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        print(f"gemcutter train: the restart is not in the ledger: {error}", file=sys.stderr)

@@ -1,0 +1,141 @@
+"""Promises of restarts: after a failure training goes on by itself, as often as the class of the failure allows."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from conf import schema
+from conf.exits import failure
+from launch import restarts
+from launch.restarts import Stopping, keep_running
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> schema.Job:
+    """One whose run directory is there, in the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "again").mkdir(parents=True)
+    made = schema.Job(run_id="again")
+    made.launch.restarts = schema.Restarts(infrastructure=3, hang=2, data=1)
+    return made
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses before each restart, which take no time."""
+    waited: list[float] = []
+    monkeypatch.setattr(Stopping, "pause", lambda self, seconds: waited.append(seconds))
+    return waited
+
+
+def ledger(event: str | None = None) -> list[dict]:
+    """The events of one kind, after another event was written where one is given."""
+    path = Path("runs/again/events.jsonl")
+    if event is not None:
+        with path.open("a") as file:
+            file.write(json.dumps({"time": time.time(), "attempt": 1, "event": event}) + "\n")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def ending(*codes: int, commits: tuple[int, ...] = ()):
+    """Starts that end with these codes, of which some commit a checkpoint; each start is counted."""
+    left = list(enumerate(codes))
+
+    def start(stopping: Stopping) -> int:
+        number, code = left.pop(0)
+        ledger("start")
+        if number in commits:
+            ledger("checkpoint")
+        return code
+
+    return start, left
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(0, None), (75, None), (77, None), (78, None), (76, "hang"), (79, "data")]
+    + [(code, "infrastructure") for code in (1, 137, 139, 134, 143)],
+)
+def test_each_code_has_its_class(code: int, kind: str | None) -> None:
+    assert failure(code) == kind
+
+
+@pytest.mark.parametrize("code", [0, 75, 77, 78])
+def test_what_a_restart_cannot_help_is_not_started_again(job: schema.Job, pauses: list[float], code: int) -> None:
+    start, left = ending(code, 0)
+    assert keep_running(job, start) == code
+    assert len(left) == 1
+    assert pauses == []
+
+
+@pytest.mark.parametrize(("code", "starts"), [(137, 4), (76, 3), (79, 2)])
+def test_a_budget_ends(job: schema.Job, pauses: list[float], code: int, starts: int, capsys) -> None:
+    start, left = ending(*[code] * 9)
+    assert keep_running(job, start) == code
+    assert 9 - len(left) == starts
+    assert pauses == [0.0, 1.0, 2.0][: starts - 1]
+    assert f"is not started again: launch.restarts.{failure(code)}={starts - 1}" in capsys.readouterr().err
+
+
+def test_classes_have_budgets_of_their_own(job: schema.Job, pauses: list[float]) -> None:
+    start, left = ending(76, 137, 76, 137, 79, 137, 137)
+    assert keep_running(job, start) == 137
+    assert not left
+    assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def test_a_new_checkpoint_gives_the_budget_back(job: schema.Job, pauses: list[float]) -> None:
+    start, left = ending(137, 137, 137, 137, 137, 0, commits=(2, 4))
+    assert keep_running(job, start) == 0
+    assert not left
+    assert pauses == [0.0, 1.0, 0.0, 1.0, 0.0]
+
+
+def test_restarts_are_in_the_ledger(job: schema.Job, pauses: list[float]) -> None:
+    start, _ = ending(137, 76, 0)
+    assert keep_running(job, start) == 0
+    found = [(x["code"], x["failure"], x["left"]) for x in ledger() if x["event"] == "restart"]
+    assert found == [(137, "infrastructure", 2), (76, "hang", 1)]
+
+
+def test_a_line_that_a_kill_cut_short_makes_room(job: schema.Job, pauses: list[float]) -> None:
+    def start(stopping: Stopping) -> int:
+        whole = ledger("start")
+        if len(whole) > 1:
+            return 0
+        with Path("runs/again/events.jsonl").open("a") as file:
+            file.write('{"time": 1, "att')
+        return 137
+
+    assert keep_running(job, start) == 0
+    assert [event["event"] for event in ledger()] == ["start", "restart", "start"]
+
+
+@pytest.mark.parametrize("when", ["while it runs", "in the pause"])
+def test_a_stop_signal_ends_the_restarts(job: schema.Job, when: str) -> None:
+    starts = []
+
+    def start(stopping: Stopping) -> int:
+        starts.append(time.monotonic())
+        if when == "while it runs":
+            signal.raise_signal(signal.SIGTERM)
+        elif len(starts) == 2:  # the pause that follows is of a second
+            threading.Timer(0.2, signal.raise_signal, [signal.SIGTERM]).start()
+        return 137
+
+    began = time.monotonic()
+    assert keep_running(job, start) == 137
+    assert len(starts) == (1 if when == "while it runs" else 2)
+    assert time.monotonic() - began < 0.9
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_nothing_is_read_that_is_not_there(tmp_path: Path) -> None:
+    """A run that failed before it had a directory."""
+    assert restarts._commits(tmp_path / "none") == 0
