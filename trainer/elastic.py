@@ -8,6 +8,7 @@ same exit code 1, while a configuration error must never be tried again. Whoever
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -17,7 +18,6 @@ import tempfile
 import threading
 import time
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +118,7 @@ def _forward() -> None:
         while not (children := main_thread.read_text().split()):  # one child that hears it is enough: they agree
             time.sleep(0.05)
         for child in children:
-            with suppress(ProcessLookupError):  # it has just ended
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(int(child), number)
 
 

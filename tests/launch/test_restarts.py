@@ -12,6 +12,7 @@ import pytest
 
 from conf import schema
 from conf.exits import failure
+from conf.processes import STOP_SIGNALS
 from launch import restarts
 from launch.restarts import Stopping, keep_running
 
@@ -129,11 +130,16 @@ def test_a_stop_signal_ends_the_restarts(job: schema.Job, when: str) -> None:
             threading.Timer(0.2, signal.raise_signal, [signal.SIGTERM]).start()
         return 137
 
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     began = time.monotonic()
-    assert keep_running(job, start) == 137
-    assert len(starts) == (1 if when == "while it runs" else 2)
-    assert time.monotonic() - began < 0.9
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    try:
+        assert keep_running(job, start) == 137
+        assert len(starts) == (1 if when == "while it runs" else 2)
+        assert time.monotonic() - began < 0.9
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # how it ends is settled
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_nothing_is_read_that_is_not_there(tmp_path: Path) -> None:
