@@ -18,13 +18,21 @@ from rich.console import Console
 
 from tests.bench.report import Report, Row
 from tests.chaos import SEED
+from tests.chaos.hosts import scenario_hosts
+from tests.chaos.integrity import scenario_bit_flip
 from tests.chaos.kills import scenario_kills
+from tests.chaos.saving import scenario_saving
 from tests.chaos.stops import scenario_stops
+from tests.chaos.wandb import scenario_tracker
 
 RUNS = Path("runs/chaos")
 SCENARIOS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "kills": scenario_kills,
     "stops": scenario_stops,
+    "hosts": scenario_hosts,
+    "saving": scenario_saving,
+    "tracker": scenario_tracker,
+    "integrity": scenario_bit_flip,
 }
 
 

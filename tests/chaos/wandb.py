@@ -45,6 +45,26 @@ def scenario_wandb(folder: Path, modes: tuple[str, ...] = MODES, repeats: int = 
     return {mode: row | {"ratio": row["step_seconds"] / base} for mode, row in rows.items()}
 
 
+def scenario_tracker(folder: Path, short: bool = False) -> list[dict[str, Any]]:
+    """Rows of `scenario_wandb`: in how many kinds of trouble the exit code and, after a sync, the steps are as without,
+    and the ratio of step times."""
+    found = scenario_wandb(folder, repeats=1 if short else 3)
+    beside = {mode: row for mode, row in found.items() if mode != "none"}
+    sound = sum(set(row["codes"]) == {0} and row["steps_equal"] for row in beside.values())
+    rows: list[dict[str, Any]] = [
+        {
+            "figure": "W&B in trouble: exit code 0, and after a sync the steps that were taken",
+            "ours": sound,
+            "bar": len(beside),
+            "met": sound == len(beside),
+            "modes": found,
+        }
+    ]
+    for mode, row in beside.items():
+        rows.append({"figure": f"W&B {mode}: step time beside none", "ours": row["ratio"], "bar": None, "met": None})
+    return rows
+
+
 def _train(lab: conftest.Lab, mode: str) -> dict[str, Any]:
     with serving("ok" if mode in ("none", "dead helper") else mode) as server:
         lab.environment |= server.environment
