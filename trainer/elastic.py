@@ -29,6 +29,7 @@ from trainer.interfaces import address_towards, interface_of, is_here
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
+LAST_SECONDS = 5  # of processes whose peer has failed
 # A cause before its consequences: when one process finds a fault, the others merely lose their peer.
 SEVERITY = (CONFIG, DATA, DIVERGED, HANG, STOPPED)
 
@@ -43,13 +44,20 @@ def launch(processes: int, arguments: list[str], nodes: int = 1, rendezvous: str
     Raises RendezvousError where the other hosts do not come within `JOIN_SECONDS`.
     """
     # Here, because it takes seconds in which a signal may come.
+    from torch.distributed.elastic.multiprocessing.api import PContext
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Seconds between SIGTERM and SIGKILL, by which the launcher ends the others once one has ended. They take the first
-    # for a request to stop, and may wait for ever for one that failed; one that stops ends after all have saved.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
+    # Once one has failed, the launcher ends the others by SIGTERM, and 30 seconds later by SIGKILL: its configuration
+    # has no say in that (torch 2.13). They take the first for a request to stop, and may be waiting for the one that
+    # failed; one that stops ends after all have saved.
+    close = PContext.close
+
+    def close_soon(self: PContext, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
+        close(self, death_sig, min(timeout, LAST_SECONDS))
+
+    PContext.close = close_soon  # type: ignore[method-assign]
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,

@@ -82,11 +82,11 @@ class Report:
         path.write_text(json.dumps(content, indent=2) + "\n")
         return path
 
-    def show(self, console: Console, title: str | None = None) -> None:
+    def show(self, console: Console) -> None:
         """Print the rows, a line for each peer, and what went wrong."""
         from rich.table import Table  # here, as a report is also written where nothing but torch is
 
-        table = Table(title=title or f"bench {self.name}", title_justify="left")
+        table = Table(title=f"bench {self.name}", title_justify="left")
         for heading in ("figure", "contestant"):
             table.add_column(heading, no_wrap=True)
         for heading in ("value", "ours / peer", "bar"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from tests.bench.report import Report, Row
 from tests.chaos import SEED
@@ -57,7 +58,7 @@ def main() -> int:
                 report.errors[name] = f"{type(error).__name__}: {error}"
         report.details.setdefault("seconds", {})[name] = round(time.monotonic() - began, 1)
     path = report.write(RUNS)
-    report.show(console, f"chaos {' '.join(names)}")
+    show(report, console)
     console.print(f"written to {path}")
     return int(bool(report.errors) or any(row.met is False for row in report.rows))
 
@@ -68,6 +69,17 @@ def add(report: Report, row: dict[str, Any]) -> None:
     report.rows.append(Row(row["figure"], row["ours"], {}, None, row["bar"], row["met"]))
     if told:
         report.details[row["figure"]] = told
+
+
+def show(report: Report, console: Console) -> None:
+    """The rows, and what broke."""
+    table = Table("figure", "ours", "bar", "", title=f"chaos {report.work['seed']}", title_justify="left")
+    for row in report.rows:
+        ours, bar = ("" if value is None else f"{value:.4g}" for value in (row.ours, row.bar))
+        table.add_row(row.figure, ours, bar, {True: "met", False: "[red]missed[/]", None: ""}[row.met])
+    console.print(table)
+    for name, error in report.errors.items():
+        console.print(f"{name} broke: {error}", style="red", markup=False)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,16 @@ def test_a_killed_rank_ends_all_and_leaves_no_orphan(lab) -> None:
     found.verify()
 
 
+def test_a_rank_killed_as_it_starts_does_not_keep_the_others_waiting(lab) -> None:
+    """They wait for it to join them, and would for minutes."""
+    running = lab.start("stillborn", processes=2)
+    running.until(lambda: len(children(running.process.pid)) == 2, "two ranks")
+    os.kill(children(running.process.pid)[1], signal.SIGKILL)
+    began = time.monotonic()
+    assert running.wait().code == 137, running.said
+    assert time.monotonic() - began < 25  # 5 and the time of a busy machine; torch's own 30 would be too late
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_launcher_leaves_no_orphan(lab, processes: int) -> None:
     """Nobody would start them again, and whoever tries finds the run free."""
