@@ -46,7 +46,8 @@ def after(owner, name, part):
 
 moments["imports"] = time.monotonic() - began
 if len(sys.argv) > 1:
-    after(command, "compose", "config")
+    import conf.compose
+    after(conf.compose, "compose", "config")
     after(train, "choose", "join")
     after(train.Run, "load", "load")
     after(train, "build", "build")

@@ -7,10 +7,12 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,9 +238,9 @@ class Lab:
 
     def close(self) -> None:
         for running in self.started:
-            if running.process.poll() is None:
-                running.process.kill()
-                running.process.wait()
+            with suppress(ProcessLookupError):  # its group, of which a launcher that was killed may have left some
+                os.killpg(running.process.pid, signal.SIGKILL)
+            running.process.wait()
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -59,7 +59,7 @@ def train_in(lab, composed: Job, run_id: str, steps: int, **changes: Any) -> int
         setattr(job.evaluate if name == "every" else job.data, name, value)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(lab.folder)
-        patch.setattr("trainer.__main__.compose", lambda *_: job)
+        patch.setattr("conf.compose.compose", lambda *_: job)
         code = main("train", [])
     (lab.run(run_id).folder / ".lock").unlink(missing_ok=True)
     return code

@@ -114,7 +114,8 @@ def test_a_straggler_is_named(slow) -> None:
     running.until(lambda: any(event["event"] == "straggler" for event in running.events), "a straggler")
     event = named(running, "straggler")
     assert (event["rank"], event["activity"]) == (1, "data")
-    assert event["seconds_per_step"] >= 0.2 > 2 * event["median"]
+    # Seen over ten seconds or more, by heartbeats that are up to a second old.
+    assert event["seconds_per_step"] >= 0.2 * (1 - 1 / 10) > 2 * event["median"]
     assert "is SLOW" in running.said
 
 
