@@ -10,7 +10,7 @@ import os
 import sys
 from pkgutil import resolve_name
 
-from conf.exits import DONE, ERRORS, declare
+from conf.exits import DONE, ERRORS, STOPPED, declare
 from conf.processes import answer, end_with, ignore
 from trainer.stop import StopSignal
 
@@ -45,6 +45,8 @@ def main(kind: str, overrides: list[str], stop: StopSignal | None = None) -> int
             return train(job, stop or StopSignal())
         return int(resolve_name(JOBS[kind])(job))
     except BrokenPipeError:  # whoever reads what `explain` prints, such as `head`, has enough
+        if kind not in COMMANDS:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except ERRORS as error:
@@ -64,4 +66,6 @@ if __name__ == "__main__":
     stop.listen()
     code = main(sys.argv[1], sys.argv[2:], stop)
     ignore()
+    if code == STOPPED:  # which a launcher that loses its peers on other hosts would not hear of
+        declare(code)
     sys.exit(code)

@@ -60,7 +60,7 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     config = build_config(job.model, tokenizer.vocab_size)
     if problems := backend.problems(config):
         raise ConfigError("; ".join(problems))
-    begin = None if committed_steps(directory.checkpoints) else beginning(job, config, tokenizer, directory)
+    begin = None if any(map(committed_steps, directory.places)) else beginning(job, config, tokenizer, directory)
     attempt, last = claim(directory, tokenizer_path, backend, begin)
     if last is not None:  # checkpoint.directory may hold another run's
         refuse_other_identity(last.state["identity"], job, str(last.payload))

@@ -77,7 +77,7 @@ class Run:
         return {
             "step": self.step,
             "tokens_seen": self.tokens_seen,
-            "tokens_of": self.tokens_of,
+            "tokens_of": dict(self.tokens_of),  # a save writes it while steps go on to count
             "skipped": self.skipped,
             "in_a_row": self.in_a_row,
             "recent": [taken.to_json() for taken in self.recent],

@@ -18,8 +18,8 @@ from conf import schema
 from conf.exits import DataError, DivergedError
 from trainer import checkpoint
 from trainer.build import Parts
-from trainer.checkpoint import Folder, Holding, Index, Snapshot, Store
-from trainer.report import Report
+from trainer.checkpoint import BrokenError, Folder, Holding, Index, Snapshot, Store
+from trainer.report import Report, Stopwatch
 from trainer.run import Run
 from trainer.together import ElsewhereError, Task, Tasks, Together
 
@@ -73,13 +73,14 @@ class Place:
 class Saver:
     """Commits a run to `checkpoint.directory`, and copies what is committed there to `checkpoint.bucket`."""
 
-    def __init__(self, job: schema.Job, parts: Parts, report: Report) -> None:
-        self._keys, self._backend, self._report = job.checkpoint, parts.backend, report
+    def __init__(self, job: schema.Job, parts: Parts, report: Report, clock: Stopwatch) -> None:
+        self._keys, self._backend, self._report, self._clock = job.checkpoint, parts.backend, report, clock
         self._directory = Place(parts.directory.checkpoints)
         self._bucket = None if parts.directory.bucket is None else Place(parts.directory.bucket)
         self.places = [self._directory] if self._bucket is None else [self._directory, self._bucket]
         self._snapshot = Snapshot()
         self._put_off = False
+        self._copy_due = False  # whether the bucket is to get the next step that is committed
         self._wanted: int | None = None  # the step that the bucket is to get next
         self._attempt = 0
 
@@ -88,7 +89,8 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if isinstance(error, DivergedError):  # which all raise together; what was sound before is worth keeping
-            self.settle()
+            with self._clock.during("save"):
+                self.settle()
 
     def flags(self) -> list[float]:
         """What this process adds to the agreement of a step."""
@@ -116,6 +118,7 @@ class Saver:
         While steps are skipped the save is put off: where what they meet is a broken model, it would take the place of
         a sound one.
         """
+        self._copy_due |= run.step % (self._keys.bucket_every or self._keys.every) == 0
         self._put_off = run.in_a_row > 0
         if not self._put_off:
             self._wait_for(self._directory)
@@ -126,6 +129,7 @@ class Saver:
 
         Raises DataError as `agreed` does.
         """
+        self._wanted = None  # no older step may keep this one waiting
         self._wait_for(self._directory)
         while self._directory.step != run.step:
             self._pause(self._directory)
@@ -218,9 +222,8 @@ class Saver:
                 place.count_success(step)
             return
         place.count_success(step)
-        every = self._keys.bucket_every or self._keys.every
-        if self._bucket is not None and place is self._directory and step % every == 0:
-            self._wanted = step
+        if self._bucket is not None and place is self._directory and self._copy_due:
+            self._wanted, self._copy_due = step, False
         try:
             yield only_first(functools.partial(self._retain, place, self._held()))
         except INCIDENTS as error:  # tried again after the next save
@@ -240,7 +243,7 @@ class Saver:
         place.count_failure(self._keys.retry_seconds)
         if place is self._bucket:
             self._wanted = max(step, self._wanted or 0)
-        if self._first and isinstance(place.store, Folder):
+        if self._first and isinstance(place.store, Folder) and not isinstance(error, BrokenError):
             # What was written of it would keep a full disk full, for the ledger too. Else retention removes it.
             with suppress(OSError, DataError):
                 checkpoint.discard(place.store, step, attempt)

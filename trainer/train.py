@@ -88,7 +88,7 @@ def take_steps(
         make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend, integrity.checked)
     )
     follow = None if run.average is None else backend.compile(run.average.update)
-    with closing(micro_batches_from(job, run, parts)) as stream, Saver(job, parts, report) as saver:
+    with closing(micro_batches_from(job, run, parts)) as stream, Saver(job, parts, report, clock) as saver:
         batches = backend.feed(stream)
         clock.begin("compile" if backend.compiles else "step")
         asked_by = stop.agreed(backend.agree(stop.votes()))  # while the run was built

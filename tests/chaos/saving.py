@@ -24,6 +24,7 @@ from trainer.build import build
 from trainer.report import Report, Stopwatch
 from trainer.saver import Saver
 from trainer.step import make_train_step
+from trainer.stop import StopSignal
 from trainer.train import micro_batches_from
 
 EVERY = 20  # steps between saves
@@ -75,11 +76,12 @@ def measure(folder: Path, short: bool) -> dict[str, Any]:
     backend = choose(job)
     run, parts = build(job, backend)
     train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
+    clock = Stopwatch()
     store, alone, beside, stalls, blocking, reading = parts.directory.checkpoints, [], [], [], [], []
     with (
         closing(micro_batches_from(job, run, parts)) as stream,
-        Report(job, run, parts, Stopwatch()) as report,
-        Saver(job, parts, report) as saver,
+        Report(job, run, parts, clock, StopSignal()) as report,
+        Saver(job, parts, report, clock) as saver,
     ):
         batches = backend.feed(stream)
 

@@ -28,8 +28,7 @@ def meet(store: Store, backend: Backend) -> None:
     on_all(backend, lambda: _leave(store, marker) if rank == 0 else None)
     seen = on_all(backend, lambda: rank == 0 or _appears(patient(store), marker))
     (blind,) = backend.agree([not seen])
-    if rank == 0:
-        store.delete(marker)
+    on_all(backend, lambda: store.delete(marker) if rank == 0 else None)
     if blind:
         raise ConfigError(
             f"{blind:.0f} of {backend.processes.size} processes do not see what the first one writes to {store}: set "

@@ -136,12 +136,18 @@ def verify_written(store: Store, step: int, attempt: str, index: Index) -> None:
 
 
 def refuse_broken(store: Store, step: int) -> None:
-    """Read a committed step back whole; one that is broken is put into quarantine. Raises BrokenError then."""
+    """Read a committed step back whole; one that is broken is put into quarantine. Raises BrokenError then.
+
+    Where storage does not answer, what was committed stands. Raises OSError or DataError where a step that is broken
+    cannot be put aside.
+    """
     try:
         opened(patient(store), step).verify()
     except BrokenError as error:
         quarantine(patient(store), step, error.reason)
         raise
+    except DataError:
+        return
 
 
 def discard(store: Store, step: int, attempt: str) -> None:
