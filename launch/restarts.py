@@ -5,6 +5,7 @@ Every start is a process of its own, of which nothing is left in the next.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import socket
@@ -111,10 +112,10 @@ def _record(run: Path, **facts: Any) -> None:
     on."""
     attempts = [event["attempt"] for event in _events(run)]
     line = {"time": time.time(), "attempt": max(attempts, default=0), "event": "restart", **facts}
-    with _shown_if_it_fails(), (run / "events.jsonl").open("rb+") as file:
-        data = file.read()
-        file.truncate(data.rfind(b"\n") + 1)
-        file.seek(0, 2)
+    with _shown_if_it_fails(), (run / "events.jsonl").open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # other hosts' launchers write, too
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
         file.write((json.dumps(line) + "\n").encode())
 
 

@@ -162,7 +162,8 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
     Raises DataError where the disk does not take it.
     """
     with writing(path), path.open("ab+") as file:
-        end = file.tell()
+        fcntl.flock(file, fcntl.LOCK_EX)  # processes of other ranks, and launchers, write ledgers too
+        end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - _LONGEST_LINE))
         tail = file.read()
         if tail and not tail.endswith(b"\n"):
