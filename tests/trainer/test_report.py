@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -88,3 +91,14 @@ def test_memory_does_not_grow_with_steps(lab) -> None:
     run = lab.train("long", "steps=240", "tokens_per_step=192", "checkpoint.every=80")
     memory = dict(zip(run.column("step"), run.column("memory_bytes"), strict=True))
     assert memory[240] - memory[40] <= 6 * 2**20
+
+
+def test_a_closed_pipe_ends_nothing(lab) -> None:
+    """Whoever reads what training says may be gone, as `tee` is after Ctrl-C; the last save must still be made."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-P", "-m", "trainer", "train", *lab.overrides("unread", "steps=3")]
+    done = subprocess.run(command, cwd=lab.folder, env=lab.environment, stderr=writing, timeout=120)
+    os.close(writing)
+    assert done.returncode == 0
+    assert checkpoint.committed_steps(lab.run("unread").folder / "checkpoints") == [3]

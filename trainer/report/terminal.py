@@ -35,11 +35,17 @@ _EVENTS = {
 _PLAIN_SECONDS = 10.0  # between lines where there is no screen
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more, which is no reason to end: rich itself would raise SystemExit, before a last save."""
+        self.quiet = True
+
+
 class Terminal:
     """Loss, tokens per second and time left."""
 
     def __init__(self, title: str, step: int, steps: int) -> None:
-        self._console = Console(stderr=True)
+        self._console = _Console(stderr=True)
         self._steps, self._first, self._began = steps, step, time.monotonic()
         self._held_out = ""
         self._said = -_PLAIN_SECONDS
