@@ -92,11 +92,15 @@ class Folder:
         path = self.path / name
         _make(path.parent)
         with path.open("xb", buffering=0) as file:
-            for chunk in chunks:
-                left = memoryview(chunk).cast("B")
-                while left:  # one call writes at most 2 GiB
-                    left = left[file.write(left) :]
-            os.fsync(file.fileno())
+            try:
+                for chunk in chunks:
+                    left = memoryview(chunk).cast("B")
+                    while left:  # one call writes at most 2 GiB
+                        left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                path.unlink()  # half of it would keep a full disk full, for the ledger too
+                raise
         _sync(path.parent)
 
     def create(self, name: str, data: bytes) -> None:
