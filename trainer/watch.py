@@ -16,6 +16,7 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -213,13 +214,21 @@ class Watch:
 
     def _hang(self, activity: str) -> None:
         """Say who hangs, and end this process."""
-        self._dump_stacks()
-        verdict = self._find_out(after=time.monotonic() - 1.5 * INTERVAL)
-        self._tell("hang", verdict, seconds=round(self._still, 1))
-        if self._processes.size > 1:
-            declare(HANG)
-        sys.stderr.flush()
-        os._exit(HANG)  # the main thread stands where no exception reaches it
+        # What follows writes to the run's disk, which may be what hangs.
+        last_resort = threading.Timer(_LEAVING_SECONDS, os._exit, (HANG,))
+        last_resort.daemon = True
+        last_resort.start()
+        try:
+            self._dump_stacks()
+            verdict = self._find_out(after=time.monotonic() - 1.5 * INTERVAL)
+            self._tell("hang", verdict, seconds=round(self._still, 1))
+            if self._processes.size > 1:
+                declare(HANG)
+        except Exception:  # noqa: BLE001  # this process ends in any case
+            with contextlib.suppress(OSError):  # nobody reads what it says
+                traceback.print_exc()
+        finally:
+            os._exit(HANG)  # the main thread stands where no exception reaches it
 
     def _lost(self, error: BaseException) -> LostError:
         """What to raise where the connection to another process ended."""
