@@ -5,21 +5,19 @@ Every start is a process of its own, of which nothing is left in the next.
 
 from __future__ import annotations
 
-import fcntl
-import json
 import signal
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from conf import schema
-from conf.exits import failure
+from conf.exits import DataError, failure
+from conf.json_lines import append_line, read_lines
 from conf.processes import STOP_SIGNALS, ignore
 
 _LONGEST_PAUSE = 60.0  # seconds
@@ -96,32 +94,14 @@ def keep_running(job: schema.Job, start: Callable[[Stopping], int]) -> int:
 
 def _commits(run: Path) -> int:
     """Checkpoints that the run has ever committed."""
-    return sum(event["event"] == "checkpoint" for event in _events(run))
-
-
-def _events(run: Path) -> Iterator[dict[str, Any]]:
-    """The run's ledger, without a last line that a kill cut short."""
-    path = run / "events.jsonl"
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
-        if line.endswith(b"\n"):
-            yield json.loads(line)
+    return sum(event["event"] == "checkpoint" for event in read_lines(run / "events.jsonl"))
 
 
 def _record(run: Path, **facts: Any) -> None:
-    """Add a restart to the ledger, behind its last whole line. A disk that does not take it keeps nobody from going
-    on."""
-    attempts = [event["attempt"] for event in _events(run)]
-    line = {"time": time.time(), "attempt": max(attempts, default=0), "event": "restart", **facts}
-    with _shown_if_it_fails(), (run / "events.jsonl").open("ab+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # other hosts' launchers write, too
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write((json.dumps(line) + "\n").encode())
-
-
-@contextmanager
-def _shown_if_it_fails() -> Iterator[None]:
+    """Add a restart to the ledger. A disk that does not take it keeps nobody from going on."""
+    ledger = run / "events.jsonl"
+    attempts = [event["attempt"] for event in read_lines(ledger)]
     try:
-        yield
-    except OSError as error:
+        append_line(ledger, {"time": time.time(), "attempt": max(attempts, default=0), "event": "restart", **facts})
+    except DataError as error:
         print(f"gemcutter train: the restart is not in the ledger: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conf import schema
 from conf.exits import ConfigError
+from conf.json_lines import writing
 from data_pipeline.disk_cache import DiskCache
 from data_pipeline.ramp import Ramp
 from data_pipeline.stream import TokenStream
@@ -25,7 +26,7 @@ from trainer.model import Gemma, GemmaConfig, build_config
 from trainer.model.gemma import init_weights
 from trainer.optim import build_optimizer
 from trainer.run import Run, cursor_of, ramp_of
-from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity, writing
+from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity
 from trainer.sharded import Parted
 from trainer.trained import Trained
 

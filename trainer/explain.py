@@ -15,6 +15,7 @@ from typing import Any
 
 from conf import schema
 from conf.exits import DONE, ConfigError, DataError
+from conf.json_lines import read_lines
 from data_pipeline.batch import Cursor
 from data_pipeline.disk_cache import DiskCache
 from data_pipeline.locate import locate
@@ -24,7 +25,7 @@ from data_pipeline.stream import TokenStream
 from trainer import checkpoint
 from trainer.arguments import Arguments
 from trainer.run import cursor_of, ramp_of
-from trainer.run_directory import existing_run, read_config, read_lines, read_skips
+from trainer.run_directory import existing_run, read_config, read_skips
 
 
 @dataclass(frozen=True)

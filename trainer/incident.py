@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Any
 
 from conf import schema
+from conf.json_lines import writing
 from trainer import checkpoint
 from trainer.build import Parts
 from trainer.explain import RecordedRun, Seen, parts_of_step
 from trainer.run import Run
-from trainer.run_directory import writing
 from trainer.trouble import Corrupt, Trouble, Unstable
 
 FORMAT = 1

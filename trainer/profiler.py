@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch.profiler import profile, record_function
 
 from conf import schema
+from conf.json_lines import writing
 from trainer.build import Parts
 from trainer.report import Report
 from trainer.run import Run
-from trainer.run_directory import writing
 
 
 class Profiler:

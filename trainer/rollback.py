@@ -15,6 +15,7 @@ from typing import Any
 
 from conf import schema
 from conf.exits import DivergedError
+from conf.json_lines import append_line
 from data_pipeline.skips import Skip, Skips
 from trainer import checkpoint
 from trainer.build import Parts
@@ -22,7 +23,7 @@ from trainer.checkpoint import Committed
 from trainer.incident import write_incident
 from trainer.report import Report
 from trainer.run import Run, cursor_of
-from trainer.run_directory import SKIP_LIST, append_line
+from trainer.run_directory import SKIP_LIST
 from trainer.trouble import Corrupt, Trouble, Unstable
 
 _SHOWN = 3  # documents that a message names

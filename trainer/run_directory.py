@@ -17,12 +17,12 @@ import yaml  # type: ignore[import-untyped]  # PyYAML ships neither annotations 
 
 from conf import schema
 from conf.exits import ConfigError, DataError
+from conf.json_lines import append_line, read_lines, writing
 from data_pipeline.skips import Skip, Skips
 from trainer.checkpoint import committed_steps, open_store
 
 FORMAT = 1
 SKIP_LIST = "skip.jsonl"
-_LONGEST_LINE = 64 * 1024  # bytes; far above what we write
 
 
 class RunDirectory:
@@ -130,23 +130,6 @@ def existing_run(run: str) -> Path:
     return path
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines, none where it is missing. A last line that a kill cut short is left out.
-
-    Raises DataError where a line is no JSON object.
-    """
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    values = []
-    for number, line in enumerate((line for line in lines if line.endswith("\n")), start=1):
-        try:
-            values.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{path}, line {number} is not a JSON object ({error}): restore the file from a copy"
-            ) from error
-    return values
-
-
 def read_skips(run: Path) -> Skips:
     """What a run is never fed again. Raises DataError where the list is broken."""
     path = run / SKIP_LIST
@@ -154,21 +137,6 @@ def read_skips(run: Path) -> Skips:
         return Skips(Skip.from_json(line) for line in read_lines(path))
     except (ValueError, TypeError, AttributeError, KeyError, DataError) as error:
         raise DataError(f"{path} is not a skip list ({error}): restore it from a copy") from error
-
-
-def append_line(path: Path, values: dict[str, Any]) -> None:
-    """Add one line of JSON. What a kill left of a line before it is cut off, so that every line can be read.
-
-    Raises DataError where the disk does not take it.
-    """
-    with writing(path), path.open("ab+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # processes of other ranks, and launchers, write ledgers too
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - _LONGEST_LINE))
-        tail = file.read()
-        if tail and not tail.endswith(b"\n"):
-            file.truncate(end - len(tail) + tail.rfind(b"\n") + 1)
-        file.write((json.dumps(values) + "\n").encode())
 
 
 def refuse_other_identity(was: dict[str, Any], job: schema.Job, where: str) -> None:
@@ -214,18 +182,6 @@ def flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in node.items():
         leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return leaves
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Around writing a file of a run: raises DataError where the disk does not take it."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written ({error.strerror}): free space there or make it writable, and start again to go "
-            "on from the last checkpoint"
-        ) from error
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from conf.exits import DONE, ConfigError
+from conf.json_lines import append_line, read_lines
 from trainer.arguments import Arguments
 from trainer.explain import RecordedRun, history, parts_of_document, places_of
-from trainer.run_directory import SKIP_LIST, append_line, existing_run, held, read_lines, read_skips
+from trainer.run_directory import SKIP_LIST, existing_run, held, read_skips
 
 
 def skip(arguments: list[str]) -> int:

@@ -12,7 +12,8 @@ import yaml
 
 from conf import schema
 from conf.exits import DataError
-from trainer.run_directory import RunDirectory, append_line, read_config
+from conf.json_lines import append_line
+from trainer.run_directory import RunDirectory, read_config
 
 
 def test_its_name_follows_the_identity_keys_alone(lab) -> None:

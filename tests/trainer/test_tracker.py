@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 import yaml
 
+from conf.json_lines import append_line
 from conf.schema import Job
 from tests.chaos.wandb import children, helpers
 from tests.trainer.conftest import Recorded, Running
 from tests.trainer.wandb_server import KEY, Server, history, serving
-from trainer.run_directory import append_line
 from trainer.stop import StopSignal
 from trainer.tracker import Follower, follower
 from trainer.tracker.follower import END_SECONDS, FILE_SECONDS, STOP_SECONDS
@@ -182,7 +182,7 @@ KILLED = """
 import dataclasses, json, sys
 from pathlib import Path
 from conf.schema import Job
-from trainer.run_directory import append_line
+from conf.json_lines import append_line
 from trainer.stop import StopSignal
 from trainer.tracker import Follower, follower
 from trainer.tracker.follower import END_SECONDS, FILE_SECONDS, STOP_SECONDS

@@ -7,8 +7,8 @@ import sys
 
 from conf import schema
 from conf.exits import DONE
+from conf.json_lines import writing
 from trainer.evaluate.score import score
-from trainer.run_directory import writing
 from trainer.trained import Trained
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from conf import schema
 from conf.exits import DONE, ConfigError, DataError
+from conf.json_lines import writing
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.backend import choose
@@ -27,7 +28,7 @@ from trainer.export.keras import open_keras
 from trainer.export.portable import Portable, check_names, check_shape, digest_of, shapes
 from trainer.model.config import GemmaConfig
 from trainer.model.sizes import ROW_MULTIPLE, SIZES
-from trainer.run_directory import FORMAT, config_sha256, held, read_config, writing
+from trainer.run_directory import FORMAT, config_sha256, held, read_config
 
 READERS: dict[str, Callable[[Path], Portable]] = {"hf": open_hf, "keras": open_keras}
 

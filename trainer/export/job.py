@@ -7,10 +7,10 @@ from pathlib import Path
 
 from conf import schema
 from conf.exits import DONE
+from conf.json_lines import writing
 from trainer.export.hf import export_hf
 from trainer.export.jax import export_jax
 from trainer.export.keras import export_keras
-from trainer.run_directory import writing
 from trainer.trained import Trained
 
 WRITERS = {"hf": export_hf, "jax": export_jax, "keras": export_keras}

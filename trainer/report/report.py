@@ -18,12 +18,12 @@ from torch import Tensor
 
 from conf import schema
 from conf.exits import ERRORS, DataError
+from conf.json_lines import append_line
 from trainer.build import Parts
 from trainer.model.config import flops_per_token
 from trainer.report.stopwatch import Stopwatch, boot_id, boot_seconds
 from trainer.report.terminal import Terminal
 from trainer.run import Run
-from trainer.run_directory import append_line
 from trainer.spikes import stage_of, take, too_many, wrong
 from trainer.stop import StopSignal
 from trainer.tracker import Tracker, open_tracker

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from conf.exits import DIVERGED, HANG
+from conf.json_lines import read_lines
 from trainer.report.goodput import Ledger, Line, goodput, unsettled
 from trainer.report.stopwatch import boot_id, boot_seconds
-from trainer.run_directory import read_lines
 
 # Events that are no bad news; what is not known here is shown.
 QUIET = {"start", "time", "init", "changed", "checkpoint", "copied", "profile", "stop", "end"}

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from conf.processes import STOP_SIGNALS
 from trainer.tracker.sent import Rows, Sent
 
 LOOK_SECONDS = 0.5  # between looks for new rows
@@ -49,7 +50,7 @@ def main() -> None:
     _answers = os.dup(1)
     os.dup2(2, 1)
     sys.excepthook = _fail
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # for training, which then closes us
+    for number in STOP_SIGNALS:  # for training, which then closes us
         signal.signal(number, signal.SIG_IGN)
     orders: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
