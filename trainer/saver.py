@@ -90,7 +90,24 @@ class Saver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if isinstance(error, DivergedError):  # which all raise together; what was sound before is worth keeping
             with self._clock.during("save"):
-                self.settle()
+                for place in self.places:
+                    self._wait_for(place)
+
+    def begin(self, run: Run) -> None:
+        """See to it that the bucket gets the step that the run goes on from, where a job before could not.
+
+        Every process calls it. Raises DataError where storage does not answer.
+        """
+        if self._bucket is None:
+            return
+        first, there = self._first, [place.store for place in self.places]
+        have = checkpoint.on_all(
+            self._backend, lambda: [first and run.step in checkpoint.committed_steps(store) for store in there]
+        )
+        for place, has in zip(self.places, self._backend.agree(have), strict=True):
+            place.step = run.step if has else None
+        if self._directory.step is not None and self._bucket.step is None:
+            self._attempt, self._wanted = run.attempt, run.step
 
     def flags(self) -> list[float]:
         """What this process adds to the agreement of a step."""
@@ -143,9 +160,13 @@ class Saver:
                 self._wait_for(self._bucket)
 
     def settle(self) -> None:
-        """Wait until nothing is under way. Raises DataError as `agreed` does."""
-        for place in self.places:
-            self._wait_for(place)
+        """Wait until nothing is under way or wanted. Raises DataError as `agreed` does."""
+        self._wait_for(self._directory)
+        while self._bucket is not None and (self._wanted is not None or self._bucket.work.busy):
+            if not self._bucket.work.busy and self._wanted is not None:
+                self._pause(self._bucket)
+                self._copy(self._bucket, self._wanted)
+            self._wait_for(self._bucket)
 
     @property
     def _first(self) -> bool:
@@ -175,12 +196,12 @@ class Saver:
         place.begin(step, self._save(place, step, attempt, write, commit))
 
     def _copy(self, bucket: Place, step: int) -> None:
-        """Begin to copy a committed step to the bucket, each process what it wrote."""
-        source, rank, self._wanted = self._directory.store, self._backend.processes.rank, None
+        """Begin to copy a committed step to the bucket, each process its share of the files."""
+        source, processes, self._wanted = self._directory.store, self._backend.processes, None
         attempt = checkpoint.new_attempt(self._attempt, self._backend)
 
         def write() -> Index:
-            return checkpoint.copy_payload(source, bucket.store, step, attempt, rank)
+            return checkpoint.copy_payload(source, bucket.store, step, attempt, processes.rank, processes.size)
 
         def commit() -> None:
             checkpoint.copy_commit(source, bucket.store, step, attempt)

@@ -91,6 +91,7 @@ def take_steps(
     with closing(micro_batches_from(job, run, parts)) as stream, Saver(job, parts, report, clock) as saver:
         batches = backend.feed(stream)
         clock.begin("compile" if backend.compiles else "step")
+        saver.begin(run)
         asked_by = stop.agreed(backend.agree(stop.votes()))  # while the run was built
         while run.step < job.steps and not asked_by:
             profiler.before(run.step + 1)
@@ -125,6 +126,7 @@ def take_steps(
         if run.step < job.steps:
             report.event("stop", step=run.step, by=asked_by)
             return STOPPED
+        saver.settle()  # there may have been no step to do
         report.event("end", step=run.step)
     return DONE
 

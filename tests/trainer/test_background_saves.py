@@ -264,6 +264,17 @@ def test_what_is_broken_in_one_place_comes_from_the_other(lab, inside) -> None:
     assert "attempt 2 starts at step 20" in said
 
 
+def test_a_run_that_is_done_still_owes_its_last_step_to_the_second_place(lab, inside) -> None:
+    """A job before ended after the commit and before the copy; this one has no step to do."""
+    keys = (*EVERY, f"checkpoint.bucket={lab.folder}/second")
+    run = lab.train("owes", *keys, processes=2)
+    shutil.rmtree(lab.folder / "second" / "owes" / "step-00000020")
+    code, said = inside("owes", *keys)  # one process copies what two have written
+    assert code == 0, said
+    assert checkpoint.committed_steps(lab.folder / "second" / "owes") == [5, 10, 15, 20]
+    assert same(tensors(lab.folder / "second" / "owes", 20), tensors(run.folder / "checkpoints", 20))
+
+
 def refuse(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Let the bucket answer so many uploads with 503."""
     left, plain = times, MemoryFileSystem.open

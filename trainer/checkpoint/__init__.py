@@ -14,6 +14,7 @@ from trainer.checkpoint.retention import retain, withdraw
 from trainer.checkpoint.store import Folder, Store, open_store
 
 if TYPE_CHECKING:
+    from trainer.checkpoint.agreement import on_all
     from trainer.checkpoint.copying import copy_commit, copy_payload
     from trainer.checkpoint.meeting import meet
     from trainer.checkpoint.parts import Held, Holding, holding, load_tensors, read_tensor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from trainer.checkpoint.snapshot import Snapshot
 
 _WITH_TORCH = {
+    "agreement": ("on_all",),
     "copying": ("copy_commit", "copy_payload"),
     "snapshot": ("Snapshot",),
     "saving": (
@@ -71,6 +73,7 @@ __all__ = [
     "meet",
     "new_attempt",
     "newest_sound",
+    "on_all",
     "open_store",
     "read_tensor",
     "refuse_broken",

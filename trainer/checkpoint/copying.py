@@ -10,14 +10,14 @@ from trainer.checkpoint.saving import Index, create_commit
 from trainer.checkpoint.store import Store, patient
 
 
-def copy_payload(source: Store, target: Store, step: int, attempt: str, rank: int) -> Index:
-    """Copy what one process wrote of a step; returns the files, with bytes and sha256.
+def copy_payload(source: Store, target: Store, step: int, attempt: str, rank: int, processes: int) -> Index:
+    """Copy a process's share of the files of a step, whoever wrote them; returns them, with bytes and sha256.
 
     Raises OSError where the target does not take it; BrokenError where the source is not what was committed; DataError
     where that does not answer.
     """
     checkpoint = opened(patient(source), step)
-    files = [name for name in checkpoint.files if name.startswith(f"rank-{rank:05d}.")]
+    files = sorted(checkpoint.files)[rank::processes]
     for name in files:
         passed = Digest()
         target.write(f"{step_name(step)}/{attempt}/{name}", passed.of(_pieces(checkpoint, name)))
