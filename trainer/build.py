@@ -163,6 +163,7 @@ def claim(
     (attempt,) = map(int, backend.agree([said]))  # every process waits here for the first
     for place in directory.places:
         checkpoint.meet(place, backend)
+    checkpoint.on_all(backend, lambda: withdraw_unsound(directory) if first else None)
     last = checkpoint.newest_sound(directory.places, backend, functools.partial(directory.put_aside, attempt))
     if first and last is None:
         if directory.left_behind:
@@ -180,6 +181,12 @@ def claim(
             )
     backend.barrier()  # what the first refuses, none begins
     return attempt, last
+
+
+def withdraw_unsound(directory: RunDirectory) -> None:
+    """Complete what an attempt began that found bits wrong, and died before it withdrew what it had saved since."""
+    if (sound := directory.sound_until()) is not None:
+        checkpoint.withdraw(directory.places, after=sound)
 
 
 def keep_tokenizer(model: Path, copy: Path) -> None:

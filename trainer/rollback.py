@@ -39,7 +39,10 @@ def roll_back(job: schema.Job, run: Run, parts: Parts, report: Report, trouble: 
     step, passed_from, why = _target(job, run, parts, trouble) if asks else (0, 0, "")
     step, passed_from = map(int, parts.backend.agree([step, passed_from]))  # every process waits here for the first
     if isinstance(trouble, Corrupt):
-        report.event("corruption", step=run.step, what=str(trouble), hosts=sorted(set(trouble.hosts.values())))
+        hosts = sorted(set(trouble.hosts.values()))
+        # Told before anything is withdrawn, so that the next start completes what a death cuts short.
+        sound = _verified(run, _committed(parts)) if asks and trouble.state else 0
+        report.event("corruption", step=run.step, what=str(trouble), hosts=hosts, sound=sound or None)
     if step == 0:
         last_words = _end(job, run, parts, trouble, why) if asks else str(trouble)
         parts.backend.barrier()  # a launcher ends the others once one process has left

@@ -82,6 +82,16 @@ class RunDirectory:
         """The ledger so far. A last line that a kill cut short is left out."""
         return read_lines(self.path / "events.jsonl")
 
+    def sound_until(self) -> int | None:
+        """The last step whose checkpoint may be used, where bits were found wrong and nobody went on since."""
+        last = None
+        for event in self.events():
+            if event["event"] == "corruption":
+                last = event.get("sound")
+            elif event["event"] in ("start", "rollback"):
+                last = None
+        return last
+
     def put_aside(self, attempt: int, step: int, reason: str) -> None:
         """Record that a checkpoint was put into quarantine."""
         self.record("quarantined", attempt, step=step, reason=reason)

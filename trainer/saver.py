@@ -82,7 +82,7 @@ class Saver:
         self._put_off = False
         self._copy_due = False  # whether the bucket is to get the next step that is committed
         self._wanted: int | None = None  # the step that the bucket is to get next
-        self._attempt = 0
+        self._attempt = self._sound = 0
 
     def __enter__(self) -> Saver:
         return self
@@ -184,7 +184,7 @@ class Saver:
 
     def _begin(self, run: Run, holding: Holding) -> None:
         place, step, state, processes = self._directory, run.step, run.state(), self._backend.processes
-        self._attempt = run.attempt
+        self._attempt, self._sound = run.attempt, run.digested
         attempt = checkpoint.new_attempt(run.attempt, self._backend)
 
         def write() -> Index:
@@ -246,7 +246,7 @@ class Saver:
         if self._bucket is not None and place is self._directory and self._copy_due:
             self._wanted, self._copy_due = step, False
         try:
-            yield only_first(functools.partial(self._retain, place, self._held()))
+            yield only_first(functools.partial(self._retain, place, self._held(), self._sound))
         except INCIDENTS as error:  # tried again after the next save
             self._report.event("retain_failed", **where, error=str(error))
 
@@ -255,9 +255,11 @@ class Saver:
         copying = self._bucket.saving if self._bucket is not None and self._bucket.work.busy else None
         return [step for step in (self._wanted, copying) if step is not None]
 
-    def _retain(self, place: Place, held: Sequence[int]) -> None:
-        keys = self._keys
-        checkpoint.retain(place.store, keys.keep_last, keys.keep_every, keys.keep_hours, held)
+    def _retain(self, place: Place, held: Sequence[int], sound: int) -> None:
+        """Remove old steps, but for those held and the last whose bits were compared, which the run may go back to."""
+        keys, steps = self._keys, checkpoint.committed_steps(place.store)
+        compared = [step for step in steps if step <= sound][-1:]
+        checkpoint.retain(place.store, keys.keep_last, keys.keep_every, keys.keep_hours, [*held, *compared])
 
     def _failed(self, place: Place, step: int, attempt: str, error: Exception) -> None:
         """Count it, tell it, and want it again. Raises DataError once too many have failed."""

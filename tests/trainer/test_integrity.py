@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.check import check
+from conf.json_lines import append_line
 from conf.schema import Job
 from tests.chaos.integrity import EVERY, FLIPS, MESHES, Flip, Trained, Wanted, calm, disturbed, outcome, train
 from trainer import checkpoint
@@ -104,6 +105,22 @@ def test_a_host_that_does_it_again_ends_the_run_and_what_it_may_have_spoilt_is_w
     assert "had different copies after step 12 of again: nothing of it was saved, and it happened on " in run.said
     assert "to go on from the checkpoint of step 8 (those of steps [10] were saved later, and withdrawn)" in run.said
     assert "test memory and processors of " in (run.folder / "incidents" / "step-00000012.attempt-2.txt").read_text()
+
+
+def test_what_a_death_kept_from_being_withdrawn_is_so_by_the_next_start(lab, inside) -> None:
+    """An attempt found bits wrong, said so, and was killed before it could withdraw what it had saved since."""
+    run = lab.train("spoilt", "checkpoint.every=10", "checkpoint.keep_last=9")
+    append_line(run.folder / "events.jsonl", {"time": 0, "attempt": 1, "event": "corruption", "sound": 10, "hosts": []})
+    code, said = inside("spoilt", "checkpoint.every=10", "checkpoint.keep_last=9", "steps=12")
+    assert code == 0, said
+    assert "attempt 2 starts at step 10" in said
+    assert checkpoint.committed_steps(run.folder / "checkpoints") == [10, 12]
+
+
+def test_the_last_checkpoint_whose_bits_were_compared_is_kept(lab, inside) -> None:
+    keys = ("checkpoint.every=2", "checkpoint.keep_last=1", "integrity.digest_every=7", "steps=13")
+    assert inside("compared", *keys)[0] == 0
+    assert checkpoint.committed_steps(lab.run("compared").folder / "checkpoints") == [6, 13]
 
 
 @pytest.mark.parametrize("what", WRONG)
