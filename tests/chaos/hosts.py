@@ -175,11 +175,7 @@ def blamed(event: dict[str, Any]) -> dict[str, Any]:
 
 def scenario_stopped_rank(folder: Path, timeout: float = TIMEOUT) -> dict[str, Any]:
     """The process of one host is stopped by SIGSTOP."""
-    with scene(folder, timeout) as (training, make):
-        first, second = make(1), make(2)
-        for host in (first, second):
-            training.start(host)
-        training.until_step(8)
+    with scene(folder, timeout) as (training, second, _):
         began = time.time()
         os.kill(second.rank(), signal.SIGSTOP)
         return recovered(training, began, began)
@@ -187,11 +183,7 @@ def scenario_stopped_rank(folder: Path, timeout: float = TIMEOUT) -> dict[str, A
 
 def scenario_cut_link(folder: Path, timeout: float = TIMEOUT, seconds: float = 20.0) -> dict[str, Any]:
     """The link of a host is cut, and healed later."""
-    with scene(folder, timeout) as (training, make):
-        first, second = make(1), make(2)
-        for host in (first, second):
-            training.start(host)
-        training.until_step(8)
+    with scene(folder, timeout) as (training, second, _):
         began = time.time()
         second.cut()
         time.sleep(seconds)  # that is what happens
@@ -201,11 +193,7 @@ def scenario_cut_link(folder: Path, timeout: float = TIMEOUT, seconds: float = 2
 
 def scenario_replaced_host(folder: Path, timeout: float = TIMEOUT) -> dict[str, Any]:
     """A host dies with all its processes, and another one takes its place."""
-    with scene(folder, timeout) as (training, make):
-        first, second = make(1), make(2)
-        for host in (first, second):
-            training.start(host)
-        training.until_step(8)
+    with scene(folder, timeout) as (training, second, make):
         began = time.time()
         second.kill()
         training.start(make(3))
@@ -241,11 +229,15 @@ def scenario_hosts(folder: Path, short: bool = False) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def scene(folder: Path, timeout: float) -> Iterator[tuple[Training, Callable[[int], Host]]]:
-    """A run, not started yet, and what makes hosts for it."""
+def scene(folder: Path, timeout: float) -> Iterator[tuple[Training, Host, Callable[[int], Host]]]:
+    """A run that two hosts train, the second of them, and what makes another."""
     corpus = make_corpus(folder / "corpus", documents(150), 480)
     with switch() as make:
-        yield Training(folder, corpus, timeout), make
+        training, (first, second) = Training(folder, corpus, timeout), (make(1), make(2))
+        training.start(first)
+        training.start(second)
+        training.until_step(8)
+        yield training, second, make
 
 
 def recovered(training: Training, began: float, possible: float) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from tests.loopback import Loopback
 
 FAULTS = ("truncate", "short", "stall", "500", "503", "flip", "reset", "404", "403", "whole")
 
 
-class HostileServer:
+class HostileServer(Loopback):
     """`faults[path]` are what the next answers for a path suffer, one each; `always[path]` what every one does."""
 
     def __init__(self, folder: Path) -> None:
@@ -23,19 +22,7 @@ class HostileServer:
         self.always: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
         self.queries: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    @contextmanager
-    def running(self) -> Iterator[HostileServer]:
-        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
+        super().__init__(self._handler())
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import Loopback
 
 _PAGE = 3  # names of a listing that come at once, so that pages are turned
 
 
-class LoopbackGcs:
+class LoopbackGcs(Loopback):
     """Objects by bucket/name. `faults` are what the next requests that change something suffer, one each: "" for
     nothing, "before" for a 503, and "after" for one that comes once the request was carried out. There is every bucket
     but one of the name `missing`."""
@@ -24,19 +23,7 @@ class LoopbackGcs:
         self.faults: deque[str] = deque()
         self.uploads: dict[str, tuple[str, bool, bytearray]] = {}
         self.refused = 0  # by a precondition
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    @contextmanager
-    def running(self) -> Iterator[LoopbackGcs]:
-        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
+        super().__init__(self._handler())
 
     def put(self, name: str, data: bytes, create_only: bool) -> int:
         if create_only and name in self.objects:
