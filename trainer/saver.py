@@ -176,7 +176,10 @@ class Saver:
         while place.work.busy:
             if place.work.task is not None:
                 concurrent.futures.wait([place.work.task], timeout=_POLL)
+            begun = place.work.begun
             self.agreed(self._backend.agree(self.flags()))
+            if place.work.begun > begun:  # on every process alike; and who gets on does not hang
+                self._clock.begin("save")
 
     def _pause(self, place: Place) -> None:
         if place.failed:

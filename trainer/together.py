@@ -20,13 +20,17 @@ class ElsewhereError(Exception):
 
 
 class Together:
-    """Tasks of all processes, one after the other."""
+    """Tasks of all processes, one after the other.
+
+    begun  tasks so far, counted on every process where any has one
+    """
 
     FLAGS = 3
 
     def __init__(self) -> None:
         self._tasks: Tasks | None = None
         self.task: Future[None] | None = None
+        self.begun = 0
 
     @property
     def busy(self) -> bool:
@@ -63,6 +67,7 @@ class Together:
 
     def _go_on(self, error: BaseException | None) -> None:
         assert self._tasks is not None
+        self.begun += 1
         try:
             task = next(self._tasks) if error is None else self._tasks.throw(error)
         except StopIteration:

@@ -126,7 +126,8 @@ def take_steps(
         if run.step < job.steps:
             report.event("stop", step=run.step, by=asked_by)
             return STOPPED
-        saver.settle()  # there may have been no step to do
+        with clock.during("save"):
+            saver.settle()  # there may have been no step to do
         report.event("end", step=run.step)
     return DONE
 

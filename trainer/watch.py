@@ -218,29 +218,33 @@ class Watch:
         last_resort = threading.Timer(_LEAVING_SECONDS, os._exit, (HANG,))
         last_resort.daemon = True
         last_resort.start()
+        code = HANG
         try:
             self._dump_stacks()
             verdict = self._find_out(after=time.monotonic() - 1.5 * INTERVAL)
-            self._tell("hang", verdict, seconds=round(self._still, 1))
+            if fault := self._fault_of_another():
+                code, verdict = fault
+                print(f"gemcutter train: {_ending_with(verdict)}", file=sys.stderr, flush=True)
+            else:
+                self._tell("hang", verdict, seconds=round(self._still, 1))
             if self._processes.size > 1:
-                declare(HANG)
+                declare(code)
         except Exception:  # noqa: BLE001  # this process ends in any case
             with contextlib.suppress(OSError):  # nobody reads what it says
                 traceback.print_exc()
         finally:
-            os._exit(HANG)  # the main thread stands where no exception reaches it
+            os._exit(code)  # the main thread stands where no exception reaches it
 
     def _lost(self, error: BaseException) -> LostError:
         """What to raise where the connection to another process ended."""
         self._ending.acquire()  # for good: the watch does not judge what is judged here
         self._own = {"lost": True}
+        self._leave = time.monotonic() + _LEAVING_SECONDS, LOST  # should what follows hang, as with the run's disk
         verdict = self._find_out(after=time.monotonic())
         timed_out = "timed out" in str(error).lower() or "timeout" in str(error).lower()
         code = HANG if timed_out else LOST
-        faulty = [beat for beat, _ in self._beats.heard.values() if beat.code is not None]
-        if faulty:
-            code = faulty[0].code or LOST
-            verdict = _verdict(faulty, faulty[0].fault)
+        if fault := self._fault_of_another():
+            code, verdict = fault
         if timed_out:
             self._dump_stacks()
         if code in (HANG, LOST):
@@ -248,7 +252,12 @@ class Watch:
         self._beats.send()
         declare(code)
         self._leave = time.monotonic() + _LEAVING_SECONDS, code
-        return LostError(f"ending with rank {_listed(verdict.ranks)} on {verdict.host}: {verdict.why}", code)
+        return LostError(_ending_with(verdict), code)
+
+    def _fault_of_another(self) -> tuple[int, Verdict] | None:
+        """The exit code of a process that told of a fault of its own, and which that is; None: nobody did."""
+        faulty = [beat for beat, _ in self._beats.heard.values() if beat.code is not None]
+        return (faulty[0].code or LOST, _verdict(faulty, faulty[0].fault)) if faulty else None
 
     def _find_out(self, after: float) -> Verdict:
         """Judge by the heartbeats, once it is known whose came after a moment; without them, it is the store's host."""
@@ -362,6 +371,10 @@ def _of_network(error: BaseException) -> bool:
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _ending_with(verdict: Verdict) -> str:
+    return f"ending with rank {_listed(verdict.ranks)} on {verdict.host}: {verdict.why}"
 
 
 def _listed(ranks: list[int]) -> str:
