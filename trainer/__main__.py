@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 
 from conf.exits import DONE, ERRORS, STOPPED, declare
 from conf.processes import answer, end_with, ignore
-from trainer.stop import StopSignal
+from trainer.liveness.stop import StopSignal
 
 # By name, as each imports what only it needs.
 COMMANDS = {

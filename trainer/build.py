@@ -19,12 +19,12 @@ from data_pipeline.ramp import Ramp
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
-from trainer.average import Average
 from trainer.backend import Backend
 from trainer.checkpoint import committed_steps
 from trainer.model import Gemma, GemmaConfig, build_config
 from trainer.model.gemma import init_weights
-from trainer.optim import build_optimizer
+from trainer.optim.average import Average
+from trainer.optim.optimizer import build_optimizer
 from trainer.run import Run, cursor_of, ramp_of
 from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity
 from trainer.sharded import Parted

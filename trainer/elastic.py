@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, LOST, STOPPED
 from conf.processes import STOP_SIGNALS, deafen, end_with, starter
-from trainer.children import Children
-from trainer.interfaces import address_towards, interface_of, is_here
+from trainer.liveness.children import Children
+from trainer.liveness.interfaces import address_towards, interface_of, is_here
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig

@@ -13,13 +13,13 @@ from torch import Tensor
 from conf import schema
 from data_pipeline.batch import Cursor
 from data_pipeline.ramp import Ramp
-from trainer.average import Average
+from trainer.anomaly.spikes import Taken
 from trainer.backend import Backend
 from trainer.checkpoint import Committed, load_tensors
 from trainer.model import Gemma
-from trainer.optim import moments_of, set_updates
+from trainer.optim.average import Average
+from trainer.optim.optimizer import moments_of, set_updates
 from trainer.sharded import Parted
-from trainer.spikes import Taken
 
 
 @dataclass

@@ -19,9 +19,9 @@ from conf.exits import DataError, DivergedError
 from trainer import checkpoint
 from trainer.build import Parts
 from trainer.checkpoint import BrokenError, Folder, Holding, Index, Snapshot, Store
+from trainer.checkpoint.together import ElsewhereError, Task, Tasks, Together
 from trainer.report import Report, Stopwatch
 from trainer.run import Run
-from trainer.together import ElsewhereError, Task, Tasks, Together
 
 _POLL = 1.0  # seconds a process waits for its own task before it shows the others that it is alive
 INCIDENTS = (OSError, DataError, ElsewhereError)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from data_pipeline.batch import Batch
 from trainer.backend import Backend
 from trainer.model import Gemma
-from trainer.optim import skip_where
+from trainer.optim.optimizer import skip_where
 from trainer.sharded import first_copy, own_part
 
 TrainStep = Callable[..., dict[str, Tensor]]

@@ -10,22 +10,22 @@ from conf import schema
 from conf.exits import DONE, ERRORS, STOPPED
 from data_pipeline.batch import Batch
 from data_pipeline.feeder import settle
-from trainer import notice
+from trainer.anomaly.integrity import Integrity
+from trainer.anomaly.rollback import roll_back
+from trainer.anomaly.spikes import limits_on_device
+from trainer.anomaly.trouble import Trouble
 from trainer.backend import Backend, choose
 from trainer.build import Parts, build
 from trainer.held_out import held_out_loss
-from trainer.integrity import Integrity
-from trainer.optim import lr_at, set_lr
+from trainer.liveness import notice
+from trainer.liveness.stop import StopSignal
+from trainer.liveness.watch import Watch
+from trainer.optim.optimizer import lr_at, set_lr
 from trainer.profiler import Profiler
 from trainer.report import Report, Stopwatch
-from trainer.rollback import roll_back
 from trainer.run import Run
 from trainer.saver import Saver
-from trainer.spikes import limits_on_device
 from trainer.step import make_train_step
-from trainer.stop import StopSignal
-from trainer.trouble import Trouble
-from trainer.watch import Watch
 
 
 def train(job: schema.Job, stop: StopSignal) -> int:

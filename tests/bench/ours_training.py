@@ -33,7 +33,7 @@ from tests.bench.peers.training import BETAS, Step, Variant, run
 from trainer.backend import choose
 from trainer.build import build
 from trainer.export.hf_weights import hf_names
-from trainer.optim import lr_at, set_lr
+from trainer.optim.optimizer import lr_at, set_lr
 from trainer.step import make_train_step
 from trainer.train import micro_batches_from
 

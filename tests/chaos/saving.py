@@ -21,10 +21,10 @@ from conf.compose import compose
 from trainer import checkpoint
 from trainer.backend import choose
 from trainer.build import build
+from trainer.liveness.stop import StopSignal
 from trainer.report import Report, Stopwatch
 from trainer.saver import Saver
 from trainer.step import make_train_step
-from trainer.stop import StopSignal
 from trainer.train import micro_batches_from
 
 EVERY = 20  # steps between saves

@@ -21,7 +21,7 @@ from conf.schema import Job
 from tests.gpu.checks import Check, NotRun, Place, held
 from tests.trainer.mesh_steps import GENERATIONS, OPTIMIZERS, ROWS, batch_of, job_of, start, updates
 from trainer.backend.native import Native
-from trainer.optim import moments_of
+from trainer.optim.optimizer import moments_of
 from trainer.sharded import own_part
 
 # A quarter unit of bf16's last place: each logit is off by about a unit, a loss is the mean over some hundred tokens.

@@ -29,7 +29,7 @@ from tests.bench.report import Row, compare
 from tests.gpu.checks import Check, NotRun, Place
 from trainer.backend.native import Native
 from trainer.model import SIZES, Gemma, GemmaConfig, flops_per_token, init_weights
-from trainer.optim import build_optimizer, set_lr
+from trainer.optim.optimizer import build_optimizer, set_lr
 from trainer.step import make_train_step
 
 WINDOWS, STEPS, WARM_UP = 30, 3, 3

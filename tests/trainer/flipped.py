@@ -24,8 +24,9 @@ from torch import Tensor
 
 from data_pipeline.batch import Batch
 from tests.trainer.forked import exit_code
-from trainer import integrity, step, train
+from trainer import step, train
 from trainer.__main__ import main
+from trainer.anomaly import integrity
 from trainer.run import Run
 from trainer.sharded import own_part
 

@@ -23,7 +23,7 @@ from tests.trainer.forked import together
 from tests.trainer.twins import config_of
 from trainer.backend.native import Native
 from trainer.model import Gemma, init_weights
-from trainer.optim import build_optimizer, set_lr
+from trainer.optim.optimizer import build_optimizer, set_lr
 from trainer.step import TrainStep, make_train_step
 
 ROWS, S, STEPS, WORDS = 4, 32, 10, 256

@@ -34,11 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from conf.schema import AXES, Job, get
 from data_pipeline.batch import Batch, Cursor
 from tests.trainer.forked import together
-from trainer.average import Average
 from trainer.backend import positions
 from trainer.backend.native import Native
 from trainer.model import Gemma, GemmaConfig, init_weights, loss
-from trainer.optim import build_optimizer, set_lr
+from trainer.optim.average import Average
+from trainer.optim.optimizer import build_optimizer, set_lr
 from trainer.step import make_train_step
 
 ROWS, S = 2, 128  # of a micro-batch

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from trainer import checkpoint
 from trainer.checkpoint.store import Folder
-from trainer.together import ElsewhereError, Tasks, Together
+from trainer.checkpoint.together import ElsewhereError, Tasks, Together
 
 EVERY = ("checkpoint.every=5", "checkpoint.keep_last=100", "checkpoint.retry_seconds=0.05")
 

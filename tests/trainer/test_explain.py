@@ -29,7 +29,7 @@ from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.__main__ import main
-from trainer.stop import StopSignal
+from trainer.liveness.stop import StopSignal
 
 STEPS = 40  # planned; on one process about eight epochs of the smaller source
 DONE = 7  # steps, when it was stopped

@@ -15,7 +15,7 @@ from conf.json_lines import append_line
 from conf.schema import Job
 from tests.chaos.integrity import EVERY, FLIPS, MESHES, Flip, Trained, Wanted, calm, disturbed, outcome, train
 from trainer import checkpoint
-from trainer.integrity import digest, odd_ones
+from trainer.anomaly.integrity import digest, odd_ones
 
 MATRIX = "model.blocks.1.feed_forward.up.weight"
 SOME = [flip for flip in FLIPS if flip.tensor.startswith("model.")]  # make chaos flips the others, too

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from conf.schema import Job, Optim
 from trainer import checkpoint
 from trainer.model import Gemma, build_config
-from trainer.muon import orthogonal
-from trainer.optim import build_optimizer, decays, set_lr, skip_where
+from trainer.optim.muon import orthogonal
+from trainer.optim.optimizer import build_optimizer, decays, set_lr, skip_where
 from trainer.sharded import _shared_out
 
 # Sums of float32 in another order; the bar of every mesh.

@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.trainer.conftest import Recorded
-from trainer import notice
-from trainer.notice import announced
-from trainer.stop import MAINTENANCE, PREEMPTION, StopSignal
+from trainer.liveness import notice
+from trainer.liveness.notice import announced
+from trainer.liveness.stop import MAINTENANCE, PREEMPTION, StopSignal
 
 CALM = {"maintenanceEvent": "NONE", "preempted": "FALSE", "name": "a machine"}
 

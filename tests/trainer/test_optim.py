@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conf.schema import Job, Model, Optim
 from trainer.model import Gemma, build_config
-from trainer.optim import build_optimizer, decays, lr_at, set_lr
+from trainer.optim.optimizer import build_optimizer, decays, lr_at, set_lr
 
 FINITE = {"allow_nan": False, "allow_infinity": False}
 

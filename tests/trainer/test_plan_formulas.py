@@ -19,7 +19,7 @@ from trainer import sharded
 from trainer.model import SIZES, Gemma, GemmaConfig, document_attention, loss, num_parameters
 from trainer.model.attention import WholeRows
 from trainer.model.kernels import KERNELS, visible
-from trainer.optim import decays
+from trainer.optim.optimizer import decays
 from trainer.plan import attention, flops, memory, update
 from trainer.plan.flops import model_flops
 from trainer.plan.layout import Layout

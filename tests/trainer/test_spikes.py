@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from conf.schema import Job, Spike
 from tests.trainer.poisoned import poison
 from trainer import checkpoint
-from trainer.spikes import Taken, limits
+from trainer.anomaly.spikes import Taken, limits
 
 LONG = ("steps=24", "optim.schedule=constant", "optim.warmup_steps=0", "optim.peak_lr=1e-3")
 SPIKES = ("spike.sigmas=8", "spike.window=8")  # limits from step 6 on

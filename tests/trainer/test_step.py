@@ -17,7 +17,7 @@ from trainer.backend import Backend, choose
 from trainer.build import open_stream
 from trainer.model import Gemma, build_config
 from trainer.model.gemma import init_weights
-from trainer.optim import build_optimizer, lr_at, set_lr
+from trainer.optim.optimizer import build_optimizer, lr_at, set_lr
 from trainer.step import make_train_step
 
 # Sums of float32 in another order: a few roundings of 2^-24 = 6e-8 each.

@@ -13,7 +13,7 @@ import pytest
 
 from conf.processes import STOP_SIGNALS
 from trainer import checkpoint
-from trainer.stop import MAINTENANCE, StopSignal
+from trainer.liveness.stop import MAINTENANCE, StopSignal
 
 
 def votes(*asked_by: str | None) -> tuple[list[StopSignal], list[float]]:

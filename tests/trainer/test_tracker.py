@@ -27,7 +27,7 @@ from conf.schema import Job
 from tests.chaos.wandb import children, helpers
 from tests.trainer.conftest import Recorded, Running
 from tests.trainer.wandb_server import KEY, Server, history, serving
-from trainer.stop import StopSignal
+from trainer.liveness.stop import StopSignal
 from trainer.tracker import Follower, follower
 from trainer.tracker.follower import END_SECONDS, FILE_SECONDS, STOP_SECONDS
 
@@ -183,7 +183,7 @@ import dataclasses, json, sys
 from pathlib import Path
 from conf.schema import Job
 from conf.json_lines import append_line
-from trainer.stop import StopSignal
+from trainer.liveness.stop import StopSignal
 from trainer.tracker import Follower, follower
 from trainer.tracker.follower import END_SECONDS, FILE_SECONDS, STOP_SECONDS
 folder, rows, tracker = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from torch.distributed import TCPStore
 
-from trainer.heartbeat import Beat
-from trainer.watch import judge
+from trainer.liveness.heartbeat import Beat
+from trainer.liveness.watch import judge
 
 DEADLINE = 5
 SOON = (f"hang.seconds={DEADLINE}", "steps=100000", "checkpoint.every=100000")

@@ -25,7 +25,7 @@ from tests.trainer.twins import config_of
 from trainer.backend import Backend
 from trainer.build import named_weights
 from trainer.model import Gemma, GemmaConfig, init_weights
-from trainer.optim import build_optimizer, set_lr
+from trainer.optim.optimizer import build_optimizer, set_lr
 from trainer.step import make_train_step
 
 ROWS, STEPS, WORLDS = 8, 10, (1, 2, 4)

@@ -16,7 +16,7 @@ from torch.distributed import Store
 from conf import schema
 from data_pipeline.batch import Batch
 from trainer.model import Gemma, GemmaConfig
-from trainer.optim import Groups
+from trainer.optim.optimizer import Groups
 from trainer.sharded import Parted
 
 # Beyond the deadline of a hang, in seconds: the watch, which knows who did not arrive, speaks before the process group.

@@ -31,7 +31,7 @@ from trainer.model import Gemma, GemmaConfig
 from trainer.model.gemma import Block, bare_name
 from trainer.model.kernels import KERNELS
 from trainer.model.loss import fusible_chunk_loss, token_loss
-from trainer.optim import Groups, fused_adamw
+from trainer.optim.optimizer import Groups, fused_adamw
 from trainer.sharded import Parted
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from trainer.plan.layout import MASTER, Layout
 
-ITERATIONS = 5  # of `trainer.muon.orthogonal`
+ITERATIONS = 5  # of `trainer.optim.muon.orthogonal`
 
 Matrix = tuple[int, int]  # rows and columns
 

@@ -19,15 +19,15 @@ from torch import Tensor
 from conf import schema
 from conf.exits import ERRORS, DataError
 from conf.json_lines import append_line
+from trainer.anomaly.spikes import stage_of, take, too_many, wrong
+from trainer.anomaly.trouble import Unstable
 from trainer.build import Parts
+from trainer.liveness.stop import StopSignal
 from trainer.model.config import flops_per_token
 from trainer.report.stopwatch import Stopwatch, boot_id, boot_seconds
 from trainer.report.terminal import Terminal
 from trainer.run import Run
-from trainer.spikes import stage_of, take, too_many, wrong
-from trainer.stop import StopSignal
 from trainer.tracker import Tracker, open_tracker
-from trainer.trouble import Unstable
 
 # Between events that say where the time went, whichever is more: seconds, and the share of the process's age, so that
 # the ledger of a long run stays short. The lines of metrics.jsonl tell what followed the last one.

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.stop import StopSignal
+from trainer.liveness.stop import StopSignal
 from trainer.tracker.sent import Rows, Sent
 
 START_SECONDS = 60.0  # for the client to start; it gives up after 20 by itself, if it does not hang

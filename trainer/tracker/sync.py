@@ -6,8 +6,8 @@ import sys
 
 from conf.exits import DATA, DONE
 from trainer.arguments import Arguments
+from trainer.liveness.stop import StopSignal
 from trainer.run_directory import existing_run, held, read_config
-from trainer.stop import StopSignal
 from trainer.tracker.follower import Follower
 
 

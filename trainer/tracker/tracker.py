@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from conf import schema
+from trainer.liveness.stop import StopSignal
 from trainer.run_directory import RunDirectory
-from trainer.stop import StopSignal
 from trainer.tracker.follower import Follower
 
 

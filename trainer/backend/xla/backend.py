@@ -39,7 +39,7 @@ from trainer.backend.xla.weights import Weights
 from trainer.model import Gemma, GemmaConfig
 from trainer.model.config import tensor_problems
 from trainer.model.kernels import reference
-from trainer.optim import Groups
+from trainer.optim.optimizer import Groups
 from trainer.sharded import Parted
 
 PORT = 29400  # of the first host, where processes meet; torchrun's

@@ -250,7 +250,7 @@ def traced(job: schema.Job, config: GemmaConfig, chips: Chips, micro_batches: in
     from trainer.backend.xla.backend import Xla
     from trainer.backend.xla.lowering import lower, nothing
     from trainer.model import Gemma
-    from trainer.optim import build_optimizer
+    from trainer.optim.optimizer import build_optimizer
     from trainer.step import make_train_step
 
     backend = Xla(job, chips)

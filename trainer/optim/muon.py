@@ -26,7 +26,7 @@ class Muon(torch.optim.Optimizer):
     A matrix is made orthogonal whole, however processes share it: each works on some of the matrices
     (`WholeMatrices`), so that neither the work nor the memory grows with the number of processes.
 
-    `found_inf` is what `trainer.optim.skip_where` sets. State of a matrix is `momentum`; that of the rest is AdamW's.
+    `found_inf` is what `skip_where` sets. State of a matrix is `momentum`; that of the rest is AdamW's.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ from conf import schema
 from conf.exits import ERRORS, HANG, LOST, DataError, LostError, declare
 from trainer.backend import Backend
 from trainer.build import Parts
-from trainer.heartbeat import INTERVAL, SILENT, Beat, Heartbeats
+from trainer.liveness.heartbeat import INTERVAL, SILENT, Beat, Heartbeats
 from trainer.report import Stopwatch
 from trainer.report.terminal import in_words
 from trainer.run import Run

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from conf import schema
 from trainer.model import Gemma
 from trainer.model.gemma import bare_name
-from trainer.muon import Muon
+from trainer.optim.muon import Muon
 
 
 def decays(name: str) -> bool:

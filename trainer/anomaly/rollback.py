@@ -18,13 +18,13 @@ from conf.exits import DivergedError
 from conf.json_lines import append_line
 from data_pipeline.skips import Skip, Skips
 from trainer import checkpoint
+from trainer.anomaly.incident import write_incident
+from trainer.anomaly.trouble import Corrupt, Trouble, Unstable
 from trainer.build import Parts
 from trainer.checkpoint import Committed
-from trainer.incident import write_incident
 from trainer.report import Report
 from trainer.run import Run, cursor_of
 from trainer.run_directory import SKIP_LIST
-from trainer.trouble import Corrupt, Trouble, Unstable
 
 _SHOWN = 3  # documents that a message names
 

@@ -14,10 +14,10 @@ from typing import Any
 from conf import schema
 from conf.json_lines import writing
 from trainer import checkpoint
+from trainer.anomaly.trouble import Corrupt, Trouble, Unstable
 from trainer.build import Parts
 from trainer.explain import RecordedRun, Seen, parts_of_step
 from trainer.run import Run
-from trainer.trouble import Corrupt, Trouble, Unstable
 
 FORMAT = 1
 MOST_PARTS = 20_000  # of documents, in a file

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.stop import MAINTENANCE, PREEMPTION, StopSignal
+from trainer.liveness.stop import MAINTENANCE, PREEMPTION, StopSignal
 
 _PRODUCT = Path("/sys/class/dmi/id/product_name")
 _ANSWER_SECONDS = 120  # after which the server answers without a change

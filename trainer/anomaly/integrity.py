@@ -24,10 +24,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from conf import schema
+from trainer.anomaly.trouble import Corrupt, Flaw
 from trainer.report import Report
 from trainer.run import Run
 from trainer.sharded import own_part
-from trainer.trouble import Corrupt, Flaw
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 _CHUNK = 2**20  # numbers that are made 8 bytes wide at a time
