@@ -6,6 +6,7 @@ out.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import multiprocessing
 from collections import deque
@@ -151,5 +152,17 @@ def _from_workers(share: Share, workers: int, prefetch: int) -> Generator[Batch]
         resource_tracker.ensure_running()  # which lets signals come, here too, as soon as it is started
         deafen()
         items = iter(loader)
-    for item in items:
-        yield _raise_errors(item)
+    atexit.register(_end_workers)
+    try:
+        for item in items:
+            yield _raise_errors(item)
+    finally:
+        del items  # which ends the workers: else an error on its way would hold this frame, and they would live on
+
+
+def _end_workers() -> None:
+    """Where this process ends in the midst of batches. What multiprocessing would do is to send its daemons a signal
+    that they never hear, and to wait for them."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

@@ -1,9 +1,13 @@
-"""What every test shares: the golden switch, and skips held against the list of allowed ones where CI runs."""
+"""What every test shares: the golden switch, skips held against the list of allowed ones where CI runs, and the end."""
 
 from __future__ import annotations
 
+import faulthandler
 import fnmatch
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,7 @@ def root() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LeftBehind())
     if os.environ.get("CI") == "true":
         config.pluginmanager.register(SkipGuard(allowed_skips()))
 
@@ -64,3 +69,52 @@ class SkipGuard:
         if self.refused:
             terminalreporter.section("skips that tests/allowed_skips.txt does not name", red=True)
             terminalreporter.write_line("\n".join(self.refused))
+
+
+class LeftBehind:
+    """A process that a test started and did not end fails the session. A session that cannot end says why.
+
+    Such a process may hold the output of CI open, or take a core from all tests that follow. Known by its environment,
+    in which pytest writes which test is running.
+    """
+
+    MARK = "GEMCUTTER_TEST_SESSION"
+    SECONDS_TO_END = 60
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+
+    def pytest_sessionstart(self) -> None:
+        os.environ[self.MARK] = str(os.getpid())
+
+    @pytest.hookimpl(trylast=True)  # after the fixtures of the session
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        for pid, command, test in self._processes():
+            self.left.append(f"{test or 'no test'}: {pid} {command}")
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.left and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _processes(self) -> Iterator[tuple[int, str, str]]:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                pairs = (pair.partition(b"=") for pair in (folder / "environ").read_bytes().split(b"\0"))
+                environment = {
+                    name.decode(errors="replace"): value.decode(errors="replace") for name, _, value in pairs
+                }
+            except OSError:  # gone, or another user's
+                continue
+            # What keeps track of shared memory ends with this process.
+            ours = environment.get(self.MARK) == str(os.getpid()) and int(folder.name) != os.getpid()
+            if ours and words and "multiprocessing.resource_tracker" not in words:
+                yield int(folder.name), words[:300], environment.get("PYTEST_CURRENT_TEST", "")
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.left:
+            terminalreporter.section("processes that tests left behind", red=True)
+            terminalreporter.write_line("\n".join(self.left))
+
+    def pytest_unconfigure(self) -> None:
+        faulthandler.dump_traceback_later(self.SECONDS_TO_END, exit=True)

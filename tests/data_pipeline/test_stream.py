@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -222,6 +223,38 @@ def test_a_broken_shard_reaches_the_trainer_as_itself(tmp_path: Path) -> None:
     for reader in readers:
         with pytest.raises(DataError, match=r"^[^\n]*shard-00001\.tar[^\n]*sha256[^\n]*--block [^\n]*:\d+@\w{8}`$"):
             take(reader, 100)
+
+
+def test_no_worker_outlives_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, [20] * 40)
+    reader = stream(path, workers=1)
+    shard = tmp_path / "shard-00001.tar"
+    data = bytearray(shard.read_bytes())
+    data[1500] ^= 255
+    shard.write_bytes(data)
+    with pytest.raises(DataError) as error:
+        take(reader, 100)
+    assert error.tb is not None  # which holds the frames of all that was at work
+    assert multiprocessing.active_children() == []
+
+
+LEAVING = """
+import sys
+from data_pipeline.stream import TokenStream
+
+if __name__ == "__main__":
+    stream = TokenStream(sys.argv[1], sequence_length=32, packing="best_fit", window_blocks=5, seed=0, workers=1)
+    batches = stream.batches(rows_per_step=12, micro_batch=3, rank=0, world=1)
+    next(batches)
+"""
+
+
+def test_a_process_with_workers_can_end_at_any_time(manifest: str, tmp_path: Path) -> None:
+    """Its workers hear no stop signal, so it cannot wait for them to answer one."""
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, str(script), manifest], check=True, timeout=60, env=environment)
 
 
 def test_closing_stops_the_thread(manifest: str) -> None:

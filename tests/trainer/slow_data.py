@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 
 from conf import schema
+from conf.processes import end_with
 from data_pipeline.batch import Batch
 from trainer import train
 from trainer.__main__ import main
@@ -31,4 +32,5 @@ def slow_micro_batches_from(job: schema.Job, run: Run, parts: Parts) -> Generato
 train.micro_batches_from = slow_micro_batches_from
 
 if __name__ == "__main__":
+    end_with(os.getppid())  # bare torchrun, killed, would leave us
     sys.exit(main(sys.argv[1], sys.argv[2:]))
