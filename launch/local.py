@@ -93,7 +93,7 @@ def visible_gpus() -> int:
 
 
 def call(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run a child to its end; a signal of `STOP_SIGNALS` for us reaches it, so that it can save and say so."""
+    """Run a child to its end; one of `stop_signals` for us reaches it, so that it can save and say so."""
     with Stopping() as stopping:
         return call_while(stopping, arguments, environment)
 

@@ -18,20 +18,20 @@ from typing import Any
 from conf import schema
 from conf.exits import DataError, failure
 from conf.json_lines import append_line, read_lines
-from conf.processes import STOP_SIGNALS, ignore
+from conf.processes import ignore, stop_signals
 
 _LONGEST_PAUSE = 60.0  # seconds
 
 
 class Stopping:
-    """While entered, the signals of `STOP_SIGNALS` are kept, and passed on to the process that `send` leads to."""
+    """While entered, `stop_signals` are kept, and passed on to the process that `send` leads to."""
 
     def __init__(self) -> None:
         self.asked = False
         self.send: Callable[[int], None] | None = None
 
     def __enter__(self) -> Stopping:
-        self._previous = {number: signal.signal(number, self._received) for number in STOP_SIGNALS}
+        self._previous = {number: signal.signal(number, self._received) for number in stop_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:

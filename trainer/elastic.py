@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, LOST, STOPPED
-from conf.processes import STOP_SIGNALS, deafen, end_with, starter
+from conf.processes import deafen, end_with, speak_on, starter, stop_signals
 from trainer.liveness.children import Children
 from trainer.liveness.interfaces import address_towards, interface_of, is_here
 
@@ -122,7 +122,7 @@ def _forward() -> None:
     """Pass on the signals that wait here, and in the children until they can answer them."""
     main_thread = Path(f"/proc/self/task/{os.getpid()}/children")
     while True:
-        number = signal.sigwait(STOP_SIGNALS)
+        number = signal.sigwait(stop_signals())
         while not (children := main_thread.read_text().split()):  # one child that hears it is enough: they agree
             time.sleep(0.05)
         for child in children:
@@ -133,6 +133,7 @@ def _forward() -> None:
 if __name__ == "__main__":
     deafen()  # for good: the thread takes what comes
     end_with()
+    speak_on()
     parser = argparse.ArgumentParser()
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--rendezvous")

@@ -11,8 +11,8 @@ import pytest
 
 from conf import compose, hardware, schema
 from conf.exits import ConfigError
+from conf.processes import STOP_SIGNALS
 from launch import local
-from launch.restarts import STOP_SIGNALS
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ LAUNCHER = (
 )
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP"])
 def test_stop_signal_reaches_the_child_and_its_code_comes_back(name: str) -> None:
     command = [sys.executable, "-c", LAUNCHER, CHILD.format(name=name)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:

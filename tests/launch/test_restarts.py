@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -116,6 +119,30 @@ def test_a_line_that_a_kill_cut_short_makes_room(job: schema.Job, pauses: list[f
 
     assert keep_running(job, start) == 0
     assert [event["event"] for event in ledger()] == ["start", "restart", "start"]
+
+
+UNHEARD = """
+import sys
+from conf import schema
+from launch import __main__, jobs
+from launch.restarts import keep_running
+codes = [137, 137, int(sys.argv[1])]
+jobs.run_job = lambda kind, rest: keep_running(schema.Job(run_id="again"), lambda stopping: codes.pop(0))
+sys.exit(__main__.main(["train"]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 78])
+def test_restarts_go_on_when_nobody_reads_what_is_said(job: schema.Job, code: int) -> None:
+    """The pipe is closed, and how it ends is still told by the exit code."""
+    read, write = os.pipe()
+    os.close(read)
+    ledger("start")
+    environment = os.environ | {"PYTHONPATH": str(Path(restarts.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", UNHEARD, str(code)], stderr=write, env=environment, check=False)
+    os.close(write)
+    assert done.returncode == code
+    assert [event["event"] for event in ledger()] == ["start", "restart", "restart"]
 
 
 @pytest.mark.parametrize("when", ["while it runs", "in the pause"])
