@@ -18,6 +18,7 @@ import pytest
 
 from trainer import checkpoint
 from trainer.elastic import most_severe
+from trainer.liveness.children import Children
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,20 @@ from trainer.elastic import most_severe
 )
 def test_the_cause_comes_before_its_consequences(codes: list[int], code: int) -> None:
     assert most_severe(codes) == code
+
+
+def test_a_child_that_ends_just_before_it_is_killed_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(pid: int, number: int) -> None:
+        raise ProcessLookupError
+
+    watching = Children(tmp_path)
+    (tmp_path / "0.beat").write_text(f"{os.getpid()} 1")
+    monkeypatch.setattr(os, "kill", gone)
+    assert watching._look(tmp_path / "0.beat", now=10.0)
+    assert watching._look(tmp_path / "0.beat", now=12.0)
+    assert watching.codes() == [76]
 
 
 def children(parent: int) -> list[int]:

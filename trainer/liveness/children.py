@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -92,5 +93,6 @@ class Children:
             if int(pid) not in self._killed:
                 print(f"gemcutter train: process {pid} was silent for {silent:.0f} s, and is killed", file=sys.stderr)
             self._killed.add(int(pid))
-            os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(pid), signal.SIGKILL)
         return True
