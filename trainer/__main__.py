@@ -10,7 +10,7 @@ import os
 import sys
 from pkgutil import resolve_name
 
-from conf.exits import DONE, ERRORS, STOPPED, declare
+from conf.exits import DONE, ERRORS, STOPPED, begin, declare
 from conf.processes import answer, end_with, ignore, speak_on
 from trainer.liveness.stop import StopSignal
 
@@ -59,6 +59,7 @@ def main(kind: str, overrides: list[str], stop: StopSignal | None = None) -> int
 
 if __name__ == "__main__":
     end_with()
+    begin()
     speak_on()
     if sys.argv[1] != "train":
         answer()

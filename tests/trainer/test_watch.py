@@ -81,6 +81,19 @@ def test_a_stopped_rank_is_named_and_all_end(lab, stopped: int) -> None:
     assert "trainer/train.py" in stack.read_text()
 
 
+def test_a_single_process_that_cannot_end_itself_is_ended(lab) -> None:
+    """As on TPU hosts, which have one process each: its launcher watches it, too."""
+    running = lab.start("frozen", *SOON, launcher=("trainer.elastic", "1"))
+    running.until_step(5)
+    pid = int(Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert running.wait().code == 76, running.said
+    assert time.monotonic() - began < DEADLINE + 10
+    assert f"process {pid} was silent for" in running.said
+    assert gone(pid)
+
+
 def test_a_rank_that_waits_for_its_data_is_named(slow) -> None:
     running = slow("2,5,600", *SOON).wait()
     event = named(running, "hang")

@@ -21,12 +21,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from conf import schema
-from conf.exits import ERRORS, HANG, LOST, DataError, LostError, declare
+from conf.exits import ERRORS, HANG, LOST, DataError, LostError, declare, for_launcher
 from trainer.backend import Backend
 from trainer.build import Parts
 from trainer.liveness.heartbeat import INTERVAL, SILENT, Beat, Heartbeats
@@ -190,9 +189,8 @@ class Watch:
 
     def _touch(self, allowed: float) -> None:
         """Say to `trainer.elastic` that this process lives, and for how many seconds it may be silent."""
-        if (folder := os.environ.get("GEMCUTTER_EXIT_CODES")) is None:
+        if (path := for_launcher(".beat")) is None:
             return
-        path = Path(folder, f"{self._processes.rank}.beat")
         with contextlib.suppress(OSError):  # a full disk: then the launcher knows less
             if allowed == self._allowed:
                 os.utime(path)  # which needs no room
