@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 
@@ -249,6 +250,11 @@ def _check_hosts(job: Job) -> list[str]:
         endpoint = _ENDPOINT.fullmatch(rendezvous)
         if endpoint is None or not 0 < int(endpoint[1]) < 2**16:
             problems.append(f"launch.rendezvous={rendezvous} is not host:port, such as node-0:29400")
+        elif nodes > 1 and loops_back(rendezvous.rpartition(":")[0]):
+            problems.append(
+                f"launch.rendezvous={rendezvous} is each host's own loopback, where none meets another: name the first "
+                "host as the others know it"
+            )
     if nodes == 1:
         if rendezvous is not None:
             problems.append(
@@ -270,6 +276,15 @@ def _check_hosts(job: Job) -> list[str]:
             f"whose product is a multiple of {nodes}, or launch.processes"
         )
     return problems
+
+
+def loops_back(host: str) -> bool:
+    """Whether a name or address leads from each host to itself."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower().removesuffix(".").endswith(("localhost", "localhost.localdomain", "ip6-loopback"))
+    return address.is_loopback or address.is_unspecified
 
 
 def _check_slice(job: Job) -> list[str]:

@@ -58,7 +58,24 @@ def failure(code: int) -> str | None:
     return _FAILURES.get(code, "infrastructure")
 
 
+def for_launcher(suffix: str = "") -> Path | None:
+    """The file in which this process says how it ends (no suffix) or lives (`.beat`); None where no launcher reads it.
+
+    It is named by the place on this host, which stays: where a host joins, torch starts the others anew, with other
+    ranks, and their launchers stay.
+    """
+    folder = os.environ.get("GEMCUTTER_EXIT_CODES")
+    return None if folder is None else Path(folder, os.environ.get("LOCAL_RANK", "0") + suffix)
+
+
 def declare(code: int) -> None:
     """Tell `trainer.elastic` how this process ends: once its peers notice, the launcher may kill it before it can."""
-    if folder := os.environ.get("GEMCUTTER_EXIT_CODES"):
-        Path(folder, os.environ["RANK"]).write_text(str(code))
+    if path := for_launcher():
+        path.write_text(str(code))
+
+
+def begin() -> None:
+    """What the process that was in this one's place said is over."""
+    for suffix in ("", ".beat"):
+        if path := for_launcher(suffix):
+            path.unlink(missing_ok=True)

@@ -300,7 +300,8 @@ class Launch:
     )
     rendezvous: Optional[str] = key(None, "host:port where these hosts meet: of the first one, and free there")
     restarts: Restarts = section(
-        Restarts, "train: how often it is started again by itself, in a row without a new checkpoint in between"
+        Restarts,
+        "train: how often it is started again by itself, in a row without a checkpoint of a later step in between",
     )
 
 

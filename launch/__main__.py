@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from conf.exits import CONFIG, DONE, ERRORS, STOPPED
-from conf.processes import STOP_SIGNALS, ignore
+from conf.processes import ignore, speak_on, stop_signals
 from conf.schema import JOBS
 
 HELP = """\
@@ -56,6 +56,7 @@ COMMANDS = (*OF_RUNS, "config", "doctor")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one job or command; returns its exit code."""
+    speak_on()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         return _dispatch(name, rest)
@@ -106,7 +107,7 @@ def _stopping_at_once() -> Iterator[None]:
         ignore()
         raise _Stopped
 
-    previous = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         yield
     finally:

@@ -59,12 +59,10 @@ def command(kind: str, processes: int, overrides: list[str], launch: schema.Laun
     `-P` keeps a folder of the user's that is named like one of ours from shadowing it.
     """
     python = [sys.executable, "-P", "-m"]
-    if kind == "train" and launch.nodes > 1:
-        hosts = (f"--nodes={launch.nodes}", f"--rendezvous={launch.rendezvous}")
-        return [*python, "trainer.elastic", *hosts, str(processes), kind, *overrides]
-    if processes > 1:
-        return [*python, "trainer.elastic", str(processes), kind, *overrides]
-    return [*python, ROOMS[kind], kind, *overrides]
+    if kind != "train":
+        return [*python, ROOMS[kind], kind, *overrides]
+    hosts = [f"--nodes={launch.nodes}", f"--rendezvous={launch.rendezvous}"] if launch.nodes > 1 else []
+    return [*python, "trainer.elastic", *hosts, str(processes), kind, *overrides]
 
 
 def training_processes(job: schema.Job) -> int:
@@ -93,7 +91,7 @@ def visible_gpus() -> int:
 
 
 def call(arguments: list[str], environment: dict[str, str]) -> int:
-    """Run a child to its end; a signal of `STOP_SIGNALS` for us reaches it, so that it can save and say so."""
+    """Run a child to its end; one of `stop_signals` for us reaches it, so that it can save and say so."""
     with Stopping() as stopping:
         return call_while(stopping, arguments, environment)
 

@@ -18,20 +18,20 @@ from typing import Any
 from conf import schema
 from conf.exits import DataError, failure
 from conf.json_lines import append_line, read_lines
-from conf.processes import STOP_SIGNALS, ignore
+from conf.processes import ignore, stop_signals
 
 _LONGEST_PAUSE = 60.0  # seconds
 
 
 class Stopping:
-    """While entered, the signals of `STOP_SIGNALS` are kept, and passed on to the process that `send` leads to."""
+    """While entered, `stop_signals` are kept, and passed on to the process that `send` leads to."""
 
     def __init__(self) -> None:
         self.asked = False
         self.send: Callable[[int], None] | None = None
 
     def __enter__(self) -> Stopping:
-        self._previous = {number: signal.signal(number, self._received) for number in STOP_SIGNALS}
+        self._previous = {number: signal.signal(number, self._received) for number in stop_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -55,18 +55,20 @@ class Stopping:
 def keep_running(job: schema.Job, start: Callable[[Stopping], int]) -> int:
     """Start training until it ends as it should, is asked to stop, or a budget is used up; returns the last exit code.
 
-    Failures of a class count in a row, and from anew once a checkpoint was committed in between.
+    Failures of a class count in a row, and from anew once a step was saved that no attempt had saved before: what is
+    done again after a return, or was put aside, is no progress.
     """
     run, budgets = schema.run_directory(schema.run_id(job)), job.launch.restarts
     failed: Counter[str] = Counter()
+    reached = _sound_step(run)
     with Stopping() as stopping:
         while True:
-            committed = _commits(run)
             code = start(stopping)
             kind = failure(code)
             if kind is None or stopping.asked:
                 return code
-            if _commits(run) > committed:
+            if (step := _sound_step(run)) > reached:
+                reached = step
                 failed.clear()
             failed[kind] += 1
             budget = getattr(budgets, kind)
@@ -82,7 +84,7 @@ def keep_running(job: schema.Job, start: Callable[[Stopping], int]) -> int:
             pause = 0.0 if failed.total() == 1 else min(2.0 ** (failed.total() - 2), _LONGEST_PAUSE)
             print(
                 f"gemcutter train: ended with exit code {code} ({kind}), and is started again in {pause:.0f} s; {left} "
-                f"of launch.restarts.{kind}={budget} are left without a new checkpoint",
+                f"of launch.restarts.{kind}={budget} are left without a checkpoint of a later step",
                 file=sys.stderr,
                 flush=True,
             )
@@ -92,9 +94,25 @@ def keep_running(job: schema.Job, start: Callable[[Stopping], int]) -> int:
                 return code
 
 
-def _commits(run: Path) -> int:
-    """Checkpoints that the run has ever committed."""
-    return sum(event["event"] == "checkpoint" for event in read_lines(run / "events.jsonl"))
+def _sound_step(run: Path) -> int:
+    """The last step whose checkpoint stands, as far as the ledger says; 0: none."""
+    saved: set[tuple[int, str | None]] = set()  # step and place
+    for event in read_lines(run / "events.jsonl"):
+        step, last = event.get("step"), None
+        match event["event"]:
+            case "checkpoint":
+                saved.add((event["step"], event.get("place")))
+            case "save_failed":  # of a step that was committed: it was read back, and is broken
+                saved.discard((event["step"], event.get("place")))
+            case "quarantined":
+                saved = {each for each in saved if each[0] != step}
+            case "corruption":
+                last = event.get("sound")
+            case "rollback":
+                last = event["to_step"]
+        if last is not None:
+            saved = {each for each in saved if each[0] <= last}
+    return max((step for step, _ in saved), default=0)
 
 
 def _record(run: Path, **facts: Any) -> None:

@@ -10,8 +10,8 @@ import os
 import sys
 from pkgutil import resolve_name
 
-from conf.exits import DONE, ERRORS, STOPPED, declare
-from conf.processes import answer, end_with, ignore
+from conf.exits import DONE, ERRORS, STOPPED, begin, declare
+from conf.processes import answer, end_with, ignore, speak_on
 from trainer.liveness.stop import StopSignal
 
 # By name, as each imports what only it needs.
@@ -59,6 +59,8 @@ def main(kind: str, overrides: list[str], stop: StopSignal | None = None) -> int
 
 if __name__ == "__main__":
     end_with()
+    begin()
+    speak_on()
     if sys.argv[1] != "train":
         answer()
         sys.exit(main(sys.argv[1], sys.argv[2:]))

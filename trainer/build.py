@@ -21,10 +21,12 @@ from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.backend import Backend
 from trainer.checkpoint import committed_steps
+from trainer.liveness.reading import Reading, opened_by
 from trainer.model import Gemma, GemmaConfig, build_config
 from trainer.model.gemma import init_weights
 from trainer.optim.average import Average
 from trainer.optim.optimizer import build_optimizer
+from trainer.report import Stopwatch
 from trainer.run import Run, cursor_of, ramp_of
 from trainer.run_directory import RunDirectory, config_sha256, read_skips, refuse_other_identity
 from trainer.sharded import Parted
@@ -42,7 +44,7 @@ class Parts:
     ramp: Ramp
 
 
-def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
+def build(job: schema.Job, backend: Backend, clock: Stopwatch) -> tuple[Run, Parts]:
     """Check all that can be checked, claim the run directory, and make the run: new, or from its last checkpoint.
 
     Raises ConfigError or DataError, on every process that sees the fault, before any step is taken.
@@ -62,7 +64,7 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
     if problems := backend.problems(config):
         raise ConfigError("; ".join(problems))
     begin = None if any(map(committed_steps, directory.places)) else beginning(job, config, tokenizer, directory)
-    attempt, last = claim(directory, tokenizer_path, backend, begin)
+    attempt, last = claim(directory, tokenizer_path, backend, begin, clock)
     if last is not None:  # checkpoint.directory may hold another run's
         refuse_other_identity(last.state["identity"], job, str(last.payload))
     stream.skips = read_skips(directory.path)  # nobody changes it while the directory is claimed
@@ -97,6 +99,7 @@ def build(job: schema.Job, backend: Backend) -> tuple[Run, Parts]:
         if begin is None:
             init_weights(model, job.seed, weights)
         else:
+            begin = dataclasses.replace(begin, checkpoint=opened_by(clock, begin.checkpoint))
             checkpoint.verify_together(begin.checkpoint, backend)
             begin.load(weights)
         if run.average is not None:
@@ -149,7 +152,7 @@ def beginning(job: schema.Job, config: GemmaConfig, tokenizer: Tokenizer, direct
 
 
 def claim(
-    directory: RunDirectory, tokenizer: Path, backend: Backend, begin: Trained | None
+    directory: RunDirectory, tokenizer: Path, backend: Backend, begin: Trained | None, clock: Stopwatch
 ) -> tuple[int, checkpoint.Committed | None]:
     """The number of this attempt and the checkpoint it starts from, the same on every process.
 
@@ -164,7 +167,8 @@ def claim(
     for place in directory.places:
         checkpoint.meet(place, backend)
     checkpoint.on_all(backend, lambda: withdraw_unsound(directory) if first else None)
-    last = checkpoint.newest_sound(directory.places, backend, functools.partial(directory.put_aside, attempt))
+    places = [Reading(place, clock) for place in directory.places]
+    last = checkpoint.newest_sound(places, backend, functools.partial(directory.put_aside, attempt))
     if first and last is None:
         if directory.left_behind:
             raise ConfigError(

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from trainer.checkpoint import committed_steps, open_store
 
 FORMAT = 1
 SKIP_LIST = "skip.jsonl"
+
+_CLAIM_SECONDS = 60.0  # for which a job waits until one before it, which may be dying on another host, has let go
+_LOOK_SECONDS = 1.0  # the same for who only adds something: `gemcutter status` shares the lock for a moment
 
 
 class RunDirectory:
@@ -45,12 +49,13 @@ class RunDirectory:
         """Make the directory this job's, and return the number of this attempt.
 
         One process of the job calls it; `changes` is known from then on. Raises ConfigError, with the difference, where
-        the directory belongs to a run of another identity; DataError where another live job holds it or the disk does
-        not take it.
+        the directory belongs to a run of another identity; DataError where another live job holds it for
+        `_CLAIM_SECONDS` or the disk does not take it.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path, "wait for it to end, or give this run another run_id")
+        self._lock = _lock(self.path, _CLAIM_SECONDS, "wait for it to end, or give this run another run_id")
+        os.utime(self._lock)  # when it was claimed, for `gemcutter status`
         if (self.path / "config.yaml").is_file():
             before = read_config(self.path)
             refuse_other_identity(before["identity"], self._job, str(self.path))
@@ -102,26 +107,31 @@ class RunDirectory:
         append_line(self.path / "events.jsonl", {"time": time.time(), "attempt": attempt, "event": event, **facts})
 
 
-def _lock(run: Path, remedy: str) -> int:
-    """An open, locked descriptor; the lock ends with it. Raises DataError where another process holds the run."""
+def _lock(run: Path, seconds: float, remedy: str) -> int:
+    """An open, locked descriptor; the lock ends with it. Raises DataError where others hold the run for so long."""
     with writing(run):
         lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT)
-    for tries_left in reversed(range(20)):
+    began, said = time.monotonic(), False
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
         except BlockingIOError as error:
-            if not tries_left:
+            waited = time.monotonic() - began
+            if waited > seconds:
                 os.close(lock)
-                raise DataError(f"{run} is in use by another job on this machine: {remedy}") from error
-        time.sleep(0.05)  # `gemcutter status` looks at the lock by sharing it for a moment
-    return lock
+                raise DataError(f"{run} is in use by another job: {remedy}") from error
+            if waited > _LOOK_SECONDS and not said:
+                print(f"{run} is in use by another job: waiting up to {seconds:.0f} s for it to end", file=sys.stderr)
+                said = True
+        else:
+            return lock
+        time.sleep(0.05)
 
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
     """Keep every job out of a run while something is added to it. Raises DataError where one is at work."""
-    lock = _lock(run, "stop it first (it saves), and start it again afterwards")
+    lock = _lock(run, _LOOK_SECONDS, "stop it first (it saves), and start it again afterwards")
     try:
         yield
     finally:

@@ -40,7 +40,7 @@ def train(job: schema.Job, stop: StopSignal) -> int:
         with Watch(job, backend, clock) as watch:
             with watch.blaming():
                 by = stop.agreed(backend.agree(stop.votes()))  # to build and load a large model takes minutes
-                built = None if by else build(job, backend)
+                built = None if by else build(job, backend, clock)
             code = not_begun(by, backend) if built is None else fit(job, *built, clock, stop, watch)
             backend.barrier()  # a launcher ends the others once one has left, and the first may still be uploading
     except ERRORS:
@@ -76,7 +76,7 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSig
                 return take_steps(job, run, parts, clock, stop, report, profiler)
             except Trouble as trouble:
                 with clock.during("start"):
-                    roll_back(job, run, parts, report, trouble)
+                    roll_back(job, run, parts, report, trouble, clock)
 
 
 def take_steps(

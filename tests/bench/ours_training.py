@@ -34,6 +34,7 @@ from trainer.backend import choose
 from trainer.build import build
 from trainer.export.hf_weights import hf_names
 from trainer.optim.optimizer import lr_at, set_lr
+from trainer.report import Stopwatch
 from trainer.step import make_train_step
 from trainer.train import micro_batches_from
 
@@ -73,7 +74,7 @@ def prepare(documents: Path, folder: Path) -> None:
     (folder / "tokens" / plan_name(how)).write_bytes(dump_plan(shards, how, make_plan(shards, how)))
     os.chdir(folder)  # a run directory lies under the working directory
     backend = choose(asked)
-    made, parts = build(dataclasses.replace(asked, run_id="prepare"), backend)
+    made, parts = build(dataclasses.replace(asked, run_id="prepare"), backend, Stopwatch())
     names = hf_names(made.model.config)
     save_file(
         {names[name]: parameter.full_tensor().contiguous() for name, parameter in made.model.named_parameters()},
@@ -94,7 +95,7 @@ def _start(name: str, overrides: tuple[str, ...], whole_rows: bool, folder: Path
     os.chdir(folder)
     asked = dataclasses.replace(job(folder, *overrides), run_id=f"{name}-{os.environ.get('WORLD_SIZE', '1')}")
     backend = choose(asked)
-    made, parts = build(asked, backend)
+    made, parts = build(asked, backend, Stopwatch())
     settle()
     train_step = make_train_step(made.model, made.optimizer, asked.optim.clip_norm, asked.optim.z_loss, backend)
     stream: Iterable[Batch] = micro_batches_from(asked, made, parts)

@@ -74,9 +74,9 @@ def measure(folder: Path, short: bool) -> dict[str, Any]:
     os.chdir(folder)
     job = compose("train", [*WORK, *([] if short else MODEL), *corpus.overrides, "run_id=saving"])
     backend = choose(job)
-    run, parts = build(job, backend)
-    train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
     clock = Stopwatch()
+    run, parts = build(job, backend, clock)
+    train_step = make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend)
     store, alone, beside, stalls, blocking, reading = parts.directory.checkpoints, [], [], [], [], []
     with (
         closing(micro_batches_from(job, run, parts)) as stream,

@@ -181,6 +181,10 @@ def test_given_run_id_is_kept() -> None:
         ({"launch.rendezvous": "node-0:29400"}, ["launch.rendezvous=node-0:29400", "set launch.nodes"]),
         ({"launch.nodes": 2, "launch.rendezvous": "node-0"}, ["launch.rendezvous=node-0 is not host:port"]),
         ({"launch.nodes": 2, "launch.rendezvous": "node-0:99999"}, ["launch.rendezvous=node-0:99999 is not host:port"]),
+        *(
+            ({"launch.nodes": 2, "launch.rendezvous": f"{host}:29400"}, [f"{host}:29400 is each host's own loopback"])
+            for host in ("localhost", "LocalHost.localdomain", "127.0.0.1", "127.8.0.1", "0.0.0.0")
+        ),
         (
             {"launch.nodes": 3, "launch.rendezvous": "node-0:29400", "mesh.fsdp": 4},
             ["mesh.fsdp=4 is 4 processes, which launch.nodes=3 hosts cannot share evenly", "a multiple of 3"],

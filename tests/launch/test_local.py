@@ -11,8 +11,8 @@ import pytest
 
 from conf import compose, hardware, schema
 from conf.exits import ConfigError
+from conf.processes import STOP_SIGNALS
 from launch import local
-from launch.restarts import STOP_SIGNALS
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_mesh_that_does_not_fit_the_gpus_is_refused(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("overrides", [[], ["mesh.fsdp=4"], ["mesh.fsdp=64", "mesh.tensor=4", "micro_batch=1"]])
 def test_one_process_drives_all_chips_of_a_host(overrides: list[str]) -> None:
-    """Whatever the mesh, whose axes are of the chips of all hosts; and never under the agent of several processes."""
+    """Whatever the mesh, whose axes are of the chips of all hosts."""
     job = compose.compose("train", ["backend=xla", "tokens_per_step=1048576", *overrides])
     assert local.training_processes(job) == 1
-    assert local.command("train", 1, overrides, job.launch)[:4] == [sys.executable, "-P", "-m", "trainer"]
+    assert local.command("train", 1, overrides, job.launch)[3:5] == ["trainer.elastic", "1"]
 
 
 def test_a_host_with_chips_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +78,9 @@ def test_hidden_gpus_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command_of_one_process_and_of_many() -> None:
     python = [sys.executable, "-P", "-m"]
     here = schema.Launch()
-    assert local.command("train", 1, ["steps=2"], here) == [*python, "trainer", "train", "steps=2"]
+    assert local.command("train", 1, ["steps=2"], here) == [*python, "trainer.elastic", "1", "train", "steps=2"]
     assert local.command("train", 4, ["mesh.fsdp=4"], here) == [*python, "trainer.elastic", "4", "train", "mesh.fsdp=4"]
+    assert local.command("evaluate", 1, ["steps=2"], here) == [*python, "trainer", "evaluate", "steps=2"]
     assert local.command("curate", 1, [], here) == [*python, "data_pipeline", "curate"]
 
 
@@ -139,7 +140,7 @@ LAUNCHER = (
 )
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2", "SIGHUP"])
 def test_stop_signal_reaches_the_child_and_its_code_comes_back(name: str) -> None:
     command = [sys.executable, "-c", LAUNCHER, CHILD.format(name=name)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:

@@ -5,8 +5,10 @@ That a SIGTERM makes all of them save and end with 75 is in test_resume.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ import pytest
 
 from trainer import checkpoint
 from trainer.elastic import most_severe
+from trainer.liveness.children import Children
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,20 @@ from trainer.elastic import most_severe
 )
 def test_the_cause_comes_before_its_consequences(codes: list[int], code: int) -> None:
     assert most_severe(codes) == code
+
+
+def test_a_child_that_ends_just_before_it_is_killed_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(pid: int, number: int) -> None:
+        raise ProcessLookupError
+
+    watching = Children(tmp_path, most_severe)
+    (tmp_path / "0.beat").write_text(f"{os.getpid()} 1")
+    monkeypatch.setattr(os, "kill", gone)
+    assert watching._look(tmp_path / "0.beat", now=10.0)
+    assert watching._look(tmp_path / "0.beat", now=12.0)
+    assert watching.codes() == [76]
 
 
 def children(parent: int) -> list[int]:
@@ -127,6 +144,92 @@ def test_a_killed_rank_is_replaced_and_changes_nothing(lab, pair) -> None:
     ours, theirs = run.tensors(), pair.tensors()
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+WAITING = """
+import sys
+from types import SimpleNamespace
+from conf.processes import deafen
+from trainer import elastic
+elastic.ip_address = lambda address: SimpleNamespace(is_loopback=False)  # of other addresses this host may have none
+elastic.JOIN_SECONDS = int(sys.argv[1])
+deafen()
+sys.exit(elastic.main(["--nodes=2", f"--rendezvous={sys.argv[2]}", "1", "train"]))
+"""
+
+
+@pytest.fixture
+def waiting(lab):
+    """Starts the first of two hosts, or the second while there is no first, which waits so many seconds at most."""
+    started = []
+
+    def start(first: bool, seconds: int) -> tuple[subprocess.Popen[str], str]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = f"127.0.0.1:{port}" if first else f"nowhere.invalid:{port}"
+        command = [sys.executable, "-c", WAITING, str(seconds), place]
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=lab.folder, env=lab.environment, **streams))
+        return started[-1], place
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_stop_while_hosts_wait_for_each_other_is_answered_at_once(waiting, first: bool) -> None:
+    process, place = waiting(first, 3600)
+    wait_for(lambda: waits(process.pid, place if first else None), process)
+    began = time.monotonic()
+    process.terminate()
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 75, said
+    assert time.monotonic() - began < 5
+    assert "stopped while no process was at work" in said
+
+
+def waits(pid: int, place: str | None) -> bool:
+    """Whether a launcher has come so far: it holds the place where hosts meet, or has loaded what it needs for that."""
+    if place is None:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    host, _, port = place.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 1):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_hosts_that_do_not_come_end_the_job_for_good(waiting, first: bool) -> None:
+    """Another start would only wait as long again."""
+    process, place = waiting(first, 2)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 78, said
+    assert f"the hosts of launch.nodes=2 did not all meet at launch.rendezvous={place} within 2 s" in said
+    assert "give the same command on each of them" in said
+
+
+def test_a_rendezvous_on_the_own_loopback_is_refused(lab) -> None:
+    """As where /etc/hosts leads the first host's name there."""
+    command = [sys.executable, "-P", "-m", "trainer.elastic", "--nodes=2", "--rendezvous=localhost:29400", "1", "train"]
+    done = subprocess.run(command, env=lab.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 78, done.stderr
+    assert "launch.rendezvous=localhost:29400 leads this host to 127.0.0.1, its own loopback" in done.stderr
+
+
+def test_what_the_process_before_it_declared_is_over(lab) -> None:
+    """Where a host joins, torch starts the others anew, uncounted, under the same launchers and with other ranks."""
+    place = {"GEMCUTTER_EXIT_CODES": str(lab.folder), "RANK": "3", "LOCAL_RANK": "1"}
+    for name in ("0", "0.beat", "1", "1.beat"):
+        (lab.folder / name).write_text("75")
+    command = [sys.executable, "-P", "-m", "trainer", "status"]
+    subprocess.run(command, cwd=lab.folder, env=lab.environment | place, check=True)
+    assert sorted(path.name for path in lab.folder.iterdir() if path.is_file()) == ["0", "0.beat"]
+    command.append("nobody")
+    assert subprocess.run(command, cwd=lab.folder, env=lab.environment | place, check=False).returncode == 79
+    assert (lab.folder / "1").read_text() == "79"
 
 
 def spawned(lab) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import yaml
 from conf import schema
 from conf.exits import DataError
 from conf.json_lines import append_line
+from trainer import run_directory
 from trainer.run_directory import RunDirectory, read_config
 
 
@@ -39,12 +42,13 @@ def test_it_states_the_configuration(alone, shared_lab) -> None:
     assert (alone.folder / "tokenizer.model").read_bytes() == Path(job.tokenizer.model).read_bytes()
 
 
-def test_a_second_job_is_refused_while_the_first_lives(lab, inside) -> None:
+def test_a_second_job_is_refused_while_the_first_lives(lab, inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_directory, "_CLAIM_SECONDS", 1.5)
     first = lab.start("busy", "steps=100000")
     first.until_step(1)
     code, said = inside("busy", "steps=100000")
     assert code == 79  # a restart may find it free
-    assert "runs/busy is in use by another job" in said
+    assert "runs/busy is in use by another job: waiting up to 2 s for it to end" in said
     assert "wait for it to end, or give this run another run_id" in said
     first.process.send_signal(signal.SIGTERM)
     assert first.wait().code == 75, first.said
@@ -139,8 +143,22 @@ def test_config_yaml_is_plain(alone) -> None:
 
 def test_the_lock_ends_with_its_job(lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(lab.folder)
+    monkeypatch.setattr(run_directory, "_CLAIM_SECONDS", 0.2)
     first, second = (RunDirectory(lab.job("locked")) for _ in range(2))
     first.claim()
     with pytest.raises(DataError, match="in use by another job"):
         second.claim()
     shutil.rmtree(first.path)
+
+
+def test_a_job_waits_for_the_one_before_it_to_die(lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart, processes of the attempt before may live on for a while on another host."""
+    monkeypatch.chdir(lab.folder)
+    directory = RunDirectory(lab.job("dying"))
+    directory.path.mkdir(parents=True)
+    dies = "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True)"
+    command = [sys.executable, "-c", f"{dies}; time.sleep(2)", str(directory.path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as dying:
+        assert dying.stdout is not None
+        assert dying.stdout.readline() == b"\n"
+        assert directory.claim() == 1

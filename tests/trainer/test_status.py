@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from trainer.report.goodput import ACTIVITIES, Ledger, goodput, unsettled
+from trainer.report.stopwatch import boot_id
 from trainer.run_directory import RunDirectory
 from trainer.status.recorded import Status, _needed, read_status
 from trainer.status.show import show_all, show_one
@@ -158,6 +160,9 @@ def test_a_run_at_work_and_one_that_was_killed(lab) -> None:
     assert status.state == "died"
     assert status.cause == f"it said nothing more after step {run.lines[-1]['step']}: killed, or its host went down"
     again = lab.start("short", "steps=100000")
+    again.until(lambda: read_status(run.folder).state == "starting", "a claim")
+    again.until(lambda: len([x for x in again.events if x["event"] == "start"]) == 2, "the second start")
+    assert read_status(run.folder).state == "running"
     again.until(lambda: any(line["attempt"] == 2 for line in again.lines), "a step of the second attempt")
     again.process.terminate()
     assert again.wait().code == 75
@@ -206,6 +211,20 @@ def test_the_last_event_says_how_a_run_ended(tmp_path: Path, events: list[Any], 
     assert status.state == state
     assert status.cause.startswith(cause)
     assert bool(status.cause) == bool(cause)
+
+
+@pytest.mark.parametrize("last", ["hang", "lost", "checkpoint", "failed", "stop", "quarantined"])
+def test_an_attempt_that_loads_is_starting_whatever_the_one_before_said(tmp_path: Path, last: str) -> None:
+    facts = {"step": 9, "code": 79, "error": "a disk is full", "why": "rank 3 did not come", "seconds": 9.0}
+    lines = [event("start", step=0, boot=boot_id(), began=1.0, at_step=0, spent={}), event(last, **facts)]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.utime(lock.fileno(), (0.5, 0.5))  # claimed by the attempt that then said that it starts
+        assert read_status(tmp_path).state == ("hung" if last == "hang" else "running")
+        os.utime(lock.fileno(), (2.0, 2.0))
+        status = read_status(tmp_path)
+    assert (status.state, status.cause) == ("starting", "")
 
 
 def step_line(attempt: int, step: int) -> dict[str, Any]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from conf.processes import STOP_SIGNALS
+from conf.processes import STOP_SIGNALS, stop_signals
 from trainer import checkpoint
 from trainer.liveness.stop import MAINTENANCE, StopSignal
 
@@ -51,7 +54,7 @@ def test_who_asked_first_counts() -> None:
 def answers(pid: int) -> bool:
     """Whether a process has handlers for stop signals."""
     caught = int(Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0], 16)
-    return all(caught & 1 << number - 1 for number in STOP_SIGNALS)
+    return all(caught & 1 << number - 1 for number in stop_signals())
 
 
 @pytest.mark.parametrize("launcher", [("trainer",), ("launch",)])
@@ -86,6 +89,44 @@ def test_signals_up_to_the_last_moment_change_nothing(lab) -> None:
     assert checkpoint.committed_steps(running.folder / "checkpoints") == [running.lines[-1]["step"]]
     assert [event["event"] for event in running.events] == ["start", "checkpoint", "stop"]
     assert running.events[-1]["by"] == "SIGTERM"
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_closes_stops_a_run_but_for_nohup(lab, nohup: bool) -> None:
+    """Nothing can be written there any more, and the last save is none the less made."""
+    above, below = pty.openpty()
+    command = [sys.executable, "-P", "-m", "trainer.elastic", "1", "train", *lab.overrides("closed", "steps=100000")]
+    how = signal.SIG_IGN if nohup else signal.SIG_DFL
+    with subprocess.Popen(
+        command, cwd=lab.folder, env=lab.environment, stdout=below, stderr=below, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, how),  # as nohup does
+    ) as process:  # fmt: skip
+        os.close(below)
+        run = lab.run("closed")
+        reading = threading.Thread(target=read_all, args=(above, run.folder / "metrics.jsonl"))
+        reading.start()
+        reading.join(60)
+        os.close(above)
+        os.killpg(process.pid, signal.SIGHUP)
+        if nohup:
+            seen = len(run.lines)
+            deadline = time.monotonic() + 30
+            while len(run.lines) < seen + 20:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.terminate()
+        assert process.wait(60) == 75
+    assert run.events[-1]["event"] == "stop"
+    assert run.events[-1]["by"] == ("SIGTERM" if nohup else "SIGHUP")
+    assert checkpoint.committed_steps(run.folder / "checkpoints") == [run.lines[-1]["step"]]
+
+
+def read_all(terminal: int, metrics: Path) -> None:
+    """Read what is said there until a file is written: a terminal that nobody reads would be full one day."""
+    while not metrics.exists():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 4096)
 
 
 def test_a_signal_to_the_whole_group_spares_workers_that_are_just_starting(lab) -> None:

@@ -5,6 +5,7 @@ Several hosts are in tests/chaos.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -12,13 +13,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
 
+from trainer.backend.base import World
 from trainer.liveness.heartbeat import Beat
-from trainer.liveness.watch import judge
+from trainer.liveness.reading import Reading
+from trainer.liveness.watch import Watch, judge
+from trainer.report import Stopwatch
 
 DEADLINE = 5
 SOON = (f"hang.seconds={DEADLINE}", "steps=100000", "checkpoint.every=100000")
@@ -81,6 +86,19 @@ def test_a_stopped_rank_is_named_and_all_end(lab, stopped: int) -> None:
     assert "trainer/train.py" in stack.read_text()
 
 
+def test_a_single_process_that_cannot_end_itself_is_ended(lab) -> None:
+    """As on TPU hosts, which have one process each: its launcher watches it, too."""
+    running = lab.start("frozen", *SOON, launcher=("trainer.elastic", "1"))
+    running.until_step(5)
+    pid = int(Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text())
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert running.wait().code == 76, running.said
+    assert time.monotonic() - began < DEADLINE + 10
+    assert f"process {pid} was silent for" in running.said
+    assert gone(pid)
+
+
 def test_a_rank_that_waits_for_its_data_is_named(slow) -> None:
     running = slow("2,5,600", *SOON).wait()
     event = named(running, "hang")
@@ -88,6 +106,8 @@ def test_a_rank_that_waits_for_its_data_is_named(slow) -> None:
     assert (event["activity"], event["step"]) == ("data", 6)
     assert "the others wait for it" in event["why"]
     assert DEADLINE <= event["seconds"] < DEADLINE + 5
+    assert (event["key"], event["deadline"]) == ("hang.seconds", DEADLINE)
+    assert f"s, and hang.seconds allows {DEADLINE}: " in running.said
     stacks = {path.name: path.read_text() for path in (running.folder / "stacks").glob("*.txt")}
     assert len(stacks) == 3
     assert "slow_micro_batches_from" in stacks["attempt-0001-rank-00002.txt"]
@@ -101,6 +121,81 @@ def test_a_single_process_that_stands_still_ends(slow) -> None:
     assert (event["ranks"], event["activity"], event["step"]) == ([0], "data", 6)
     assert "its stack shows where" in event["why"]
     assert "slow_micro_batches_from" in (running.folder / "stacks" / "attempt-0001-rank-00000.txt").read_text()
+
+
+@pytest.fixture
+def slow_load(lab, alone, monkeypatch: pytest.MonkeyPatch):
+    """Goes on with a run whose checkpoint is slow to read, and ends where nothing moves for `DEADLINE` seconds."""
+
+    def start(slow: str):
+        lab.copy(alone, "loading")
+        path = f"{lab.environment['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"
+        lab.environment = lab.environment | {"PYTHONPATH": path, "SLOW": slow}
+        return lab.start("loading", f"hang.start_seconds={DEADLINE}", "steps=21", launcher=("slow_load",)).wait()
+
+    return start
+
+
+def test_a_load_that_gets_on_is_no_hang(slow_load) -> None:
+    running = slow_load("0.12,inf")
+    assert running.code == 0, running.said
+    starts = [event for event in running.ledger if event["event"] == "start"]
+    assert starts[-1]["step"] == 20
+    assert starts[-1]["spent"]["start"] > DEADLINE + 2
+
+
+def test_a_load_that_stands_still_is_one_and_the_key_is_named(slow_load) -> None:
+    began = time.monotonic()
+    running = slow_load("0,9")
+    assert running.code == 76, running.said
+    assert f"s, and hang.start_seconds allows {DEADLINE}: " in running.said
+    assert time.monotonic() - began < 60
+
+
+def test_a_read_is_no_move_and_costs_no_second() -> None:
+    """Moves are compared between processes, which read each as much as they hold."""
+    clock, store = Stopwatch(), MemoryStore()
+    moves, since, spent = clock.moves, clock.since, sum(clock.seconds().values())
+    began = time.monotonic()
+    assert Reading(store, clock).within("step").read("COMMIT") == b"read"
+    assert (clock.moves, clock.activity) == (moves, "start")
+    assert clock.since >= began > since
+    assert sum(clock.seconds().values()) - spent == pytest.approx(time.monotonic() - began, abs=0.1)
+
+
+class MemoryStore:
+    def within(self, folder: str) -> MemoryStore:
+        return self
+
+    def read(self, name: str, begin: int, length: int | None) -> bytes:
+        return b"read"
+
+
+class Racing(Watch):
+    """One whose run ends between any two looks at it."""
+
+    def __init__(self) -> None:
+        self._looks = itertools.count()
+        self._clock, self._processes, self._own, self._first = Stopwatch(), World(0, 2), {}, 0
+        self._parts = SimpleNamespace(
+            ramp=SimpleNamespace(rows=lambda step: 12), directory=SimpleNamespace(record=print)
+        )
+        self._folder = Path(os.devnull)
+        self._beats = SimpleNamespace(heard={0: (FOUR[0], 0.0), 1: (FOUR[1], 0.0)})
+        self._slow = None
+
+    @property
+    def _run(self) -> Any:
+        return None if next(self._looks) % 2 else SimpleNamespace(step=9, attempt=1)
+
+
+def test_a_run_that_ends_while_it_is_looked_at_ends_no_watch(capfd: pytest.CaptureFixture[str]) -> None:
+    watch = Racing()
+    for look in (watch._beat, watch._settling, watch._dump_stacks, lambda: watch._look_for_stragglers(1.0)) * 2:
+        look()
+    for _ in range(2):
+        watch._record("hang", {})
+        watch._claim("hang", judge(FOUR, [], FOUR[0]))
 
 
 def test_the_first_steps_take_their_time(slow) -> None:

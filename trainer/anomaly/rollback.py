@@ -22,14 +22,15 @@ from trainer.anomaly.incident import write_incident
 from trainer.anomaly.trouble import Corrupt, Trouble, Unstable
 from trainer.build import Parts
 from trainer.checkpoint import Committed
-from trainer.report import Report
+from trainer.liveness.reading import Reading
+from trainer.report import Report, Stopwatch
 from trainer.run import Run, cursor_of
 from trainer.run_directory import SKIP_LIST
 
 _SHOWN = 3  # documents that a message names
 
 
-def roll_back(job: schema.Job, run: Run, parts: Parts, report: Report, trouble: Trouble) -> None:
+def roll_back(job: schema.Job, run: Run, parts: Parts, report: Report, trouble: Trouble, clock: Stopwatch) -> None:
     """Make the run what it was at an earlier checkpoint, and pass over the data that led to the trouble.
 
     Every process calls it. Raises DivergedError where there is no checkpoint to go back to, or it did not help before.
@@ -54,7 +55,8 @@ def roll_back(job: schema.Job, run: Run, parts: Parts, report: Report, trouble: 
         file, _ = write_incident(job, run, parts, trouble, outcome, [])
         # Before data is passed over, so that the run can be started again whatever ends it in between.
         checkpoint.withdraw(directory.places, after=step)
-    back = checkpoint.newest_sound(directory.places, parts.backend, functools.partial(directory.put_aside, run.attempt))
+    places = [Reading(place, clock) for place in directory.places]
+    back = checkpoint.newest_sound(places, parts.backend, functools.partial(directory.put_aside, run.attempt))
     assert back is not None
     entry = _entry(parts, trouble, passed_from, back) if isinstance(trouble, Unstable) else None
     if asks and entry is not None:

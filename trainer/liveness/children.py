@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -23,15 +24,15 @@ _LAST_RESORT = (
 class Children:
     """While entered, a child that is silent for longer than it said it may be is killed, and counts as hung.
 
-        <rank>        exit code that a child declares before it ends
-        <rank>.beat   its process and how many seconds it may be silent, written anew once a second
+        <local rank>        exit code that a child declares before it ends
+        <local rank>.beat   its process and how many seconds it may be silent, written anew once a second
 
     A process that is stopped, or holds the interpreter's lock for ever, cannot end itself.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.last_resort: Callable[[list[int]], int] | None = None  # the exit code, from those of the children
-        self._folder = folder
+    def __init__(self, folder: Path, exit_code: Callable[[list[int]], int]) -> None:
+        """`exit_code` is that of the launcher, from those of its children."""
+        self._folder, self._exit_code = folder, exit_code
         self._killed: set[int] = set()
         self._heard: dict[Path, tuple[int, float]] = {}  # when its file was last written, and seen to be, by our clock
         self._alone_since: float | None = None
@@ -49,8 +50,14 @@ class Children:
 
     def codes(self) -> list[int]:
         """What the children declared, and 76 where one had to be killed."""
-        said = [path.read_text() for path in self._folder.iterdir() if path.suffix != ".beat"]
+        said = [_read(path) for path in self._folder.iterdir() if path.suffix != ".beat"]
         return [int(code) for code in said if code] + [HANG] * len(self._killed)
+
+    def leave(self, *codes: int) -> None:
+        """End the launcher at once, whatever its main thread waits for; `codes` count beside those of the children."""
+        code = self._exit_code([*self.codes(), *codes])
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(code)
 
     def seen(self) -> bool:
         """Whether there ever were children that lived."""
@@ -67,17 +74,18 @@ class Children:
                 self._alone_since = None
             elif self._alone_since is None:
                 self._alone_since = now
-            elif now - self._alone_since > _LAST_RESORT and self.codes() and self.last_resort is not None:
-                code = self.last_resort(self.codes())
-                shutil.rmtree(self._folder)
-                os._exit(code)
+            elif now - self._alone_since > _LAST_RESORT and self.codes():
+                self.leave()
 
     def _look(self, path: Path, now: float) -> bool:
         """Whether a child lives; kill it where it was silent for too long."""
-        pid, _, allowed = path.read_text().partition(" ")
+        try:
+            pid, _, allowed = path.read_text().partition(" ")
+            written = path.stat().st_mtime_ns
+        except FileNotFoundError:  # a child that starts has just taken it back
+            return True
         if not allowed:
             return True  # it is just being written
-        written = path.stat().st_mtime_ns
         before = self._heard.get(path)
         if before is None or before[0] != written:
             self._heard[path] = before = written, now
@@ -92,5 +100,14 @@ class Children:
             if int(pid) not in self._killed:
                 print(f"gemcutter train: process {pid} was silent for {silent:.0f} s, and is killed", file=sys.stderr)
             self._killed.add(int(pid))
-            os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(pid), signal.SIGKILL)
         return True
+
+
+def _read(path: Path) -> str:
+    """What a child wrote; nothing where one that starts has just taken it back."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
-from conf.processes import STOP_SIGNALS, answer
+from conf.processes import STOP_SIGNALS, answer, stop_signals
 
 # Who may ask, as all processes know them. Whoever else asks is known by name to the process that was asked.
 MAINTENANCE, PREEMPTION = "maintenance of the host", "preemption of the host"
@@ -25,8 +25,8 @@ class StopSignal:
         self.asked_by: str | None = None
 
     def listen(self) -> None:
-        """From now on the signals of `STOP_SIGNALS` ask for a stop instead of ending this process."""
-        for number in STOP_SIGNALS:
+        """From now on `stop_signals` ask for a stop instead of ending this process."""
+        for number in stop_signals():
             signal.signal(number, self._received)
         answer()
 

@@ -21,12 +21,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from conf import schema
-from conf.exits import ERRORS, HANG, LOST, DataError, LostError, declare
+from conf.exits import ERRORS, HANG, LOST, DataError, LostError, declare, for_launcher
 from trainer.backend import Backend
 from trainer.build import Parts
 from trainer.liveness.heartbeat import INTERVAL, SILENT, Beat, Heartbeats
@@ -148,13 +147,13 @@ class Watch:
             raise
 
     def _beat(self) -> Beat:
-        clock = self._clock
+        clock, run = self._clock, self._run  # read once: the main thread changes it
         return Beat(
             self._processes.rank,
             socket.gethostname(),
             os.getpid(),
             clock.activity,
-            0 if self._run is None else self._run.step + 1,
+            0 if run is None else run.step + 1,
             clock.moves,
             time.monotonic() - clock.since,
             clock.seconds().get("data", 0.0),
@@ -175,7 +174,7 @@ class Watch:
             self._waits.append(self._still + _LOOK)  # how long it stood still before it moved, to within a look
         self._activity, self._moves = activity, moves
         self._still = now - max(self._clock.since, self._resumed)
-        deadline = self._deadline(activity)
+        key, deadline = self._deadline(activity)
         self._touch(deadline + 3 * _LOOK)  # who can still say what is wrong shall say it first
         if self._still > deadline - SILENT - 2 * INTERVAL and self._still > INTERVAL:
             self._beats.listen()
@@ -184,15 +183,14 @@ class Watch:
         elif not self._ending.locked():
             self._beats.rest()
         if self._still > deadline and self._ending.acquire(blocking=False):
-            self._hang(activity)
+            self._hang(key, deadline)
         if self._leave is not None and now > self._leave[0]:
             os._exit(self._leave[1])
 
     def _touch(self, allowed: float) -> None:
         """Say to `trainer.elastic` that this process lives, and for how many seconds it may be silent."""
-        if (folder := os.environ.get("GEMCUTTER_EXIT_CODES")) is None:
+        if (path := for_launcher(".beat")) is None:
             return
-        path = Path(folder, f"{self._processes.rank}.beat")
         with contextlib.suppress(OSError):  # a full disk: then the launcher knows less
             if allowed == self._allowed:
                 os.utime(path)  # which needs no room
@@ -202,17 +200,20 @@ class Watch:
 
     def _settling(self) -> bool:
         """Whether the step that is on its way may take as long as it takes: it compiles."""
-        if self._run is None or self._parts is None or self._run.step < self._first + _SETTLING_STEPS:
+        run, parts = self._run, self._parts
+        if run is None or parts is None or run.step < self._first + _SETTLING_STEPS:
             return True
-        step, rows = self._run.step, self._parts.ramp.rows
+        step, rows = run.step, parts.ramp.rows
         return rows(step) != rows(step - 1)
 
-    def _deadline(self, activity: str) -> float:
+    def _deadline(self, activity: str) -> tuple[str, float]:
+        """The key by which a process in this activity may stand still, and for how many seconds."""
+        start, seconds = self._keys.start_seconds, self._keys.seconds
         if activity not in _STEPPING or self._settling():
-            return max(self._keys.start_seconds, self._keys.seconds or 0.0)
-        return self._keys.seconds or max(FLOOR, FACTOR * max(self._waits))
+            return ("hang.start_seconds", start) if start >= (seconds or 0.0) else ("hang.seconds", seconds or 0.0)
+        return "hang.seconds", seconds or max(FLOOR, FACTOR * max(self._waits))
 
-    def _hang(self, activity: str) -> None:
+    def _hang(self, key: str, deadline: float) -> None:
         """Say who hangs, and end this process."""
         # What follows writes to the run's disk, which may be what hangs.
         last_resort = threading.Timer(_LEAVING_SECONDS, os._exit, (HANG,))
@@ -226,7 +227,7 @@ class Watch:
                 code, verdict = fault
                 print(f"gemcutter train: {_ending_with(verdict)}", file=sys.stderr, flush=True)
             else:
-                self._tell("hang", verdict, seconds=round(self._still, 1))
+                self._tell("hang", verdict, seconds=round(self._still, 1), key=key, deadline=round(deadline, 1))
             if self._processes.size > 1:
                 declare(code)
         except Exception:  # noqa: BLE001  # this process ends in any case
@@ -248,7 +249,17 @@ class Watch:
         if timed_out:
             self._dump_stacks()
         if code in (HANG, LOST):
-            verdict = self._tell("hang" if timed_out else "lost", verdict, seconds=round(self._still, 1))
+            still = round(self._still, 1)
+            if timed_out:  # of the process group, or of the kernel, which has one of its own
+                key, deadline = self._deadline(self._clock.activity)
+                why = (
+                    {"key": key, "deadline": deadline}
+                    if still > deadline
+                    else {"key": "the network", "deadline": still}
+                )
+                verdict = self._tell("hang", verdict, seconds=still, **why)
+            else:
+                verdict = self._tell("lost", verdict, seconds=still)
         self._beats.send()
         declare(code)
         self._leave = time.monotonic() + _LEAVING_SECONDS, code
@@ -296,18 +307,20 @@ class Watch:
 
     def _record(self, event: str, facts: dict[str, Any]) -> None:
         """Append to the ledger, where the run has one. A full disk ends no thread that watches."""
-        if self._run is None or self._parts is None:
+        run, parts = self._run, self._parts
+        if run is None or parts is None:
             return
         try:
-            self._parts.directory.record(event, self._run.attempt, **facts)
+            parts.directory.record(event, run.attempt, **facts)
         except DataError as error:
             print(f"gemcutter train: {error}", file=sys.stderr, flush=True)
 
     def _claim(self, event: str, verdict: Verdict) -> tuple[Verdict, bool]:
         """The verdict of the first process of this attempt that came to one, and whether that is this one."""
-        if self._run is None:
+        run = self._run
+        if run is None:
             return verdict, True
-        path = self._folder / f"attempt-{self._run.attempt:04d}.json"
+        path = self._folder / f"attempt-{run.attempt:04d}.json"
         own = self._folder / f".{path.stem}-{self._processes.rank}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -326,7 +339,8 @@ class Watch:
 
     def _dump_stacks(self) -> None:
         """The stacks of all threads, into a file of this process; where that cannot be, into the terminal."""
-        attempt = 0 if self._run is None else self._run.attempt
+        run = self._run
+        attempt = 0 if run is None else run.attempt
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"attempt-{attempt:04d}-rank-{self._processes.rank:05d}.txt"
@@ -338,15 +352,16 @@ class Watch:
     def _look_for_stragglers(self, now: float) -> None:
         """Report a process that waits for its data much longer than the others, who then wait for it."""
         beats = {rank: beat for rank, (beat, _) in list(self._beats.heard.items())}
-        if self._settling() or self._run is None or len(beats) < self._processes.size:
+        run = self._run
+        if self._settling() or run is None or len(beats) < self._processes.size:
             self._slow = None
             return
         if self._slow is None:
-            self._slow = now, self._run.step, beats
+            self._slow = now, run.step, beats
         since, step, before = self._slow
-        if now - since < _SLOW_SECONDS or self._run.step - step < _SLOW_STEPS:
+        if now - since < _SLOW_SECONDS or run.step - step < _SLOW_STEPS:
             return
-        self._slow = now, self._run.step, beats
+        self._slow = now, run.step, beats
         waited = {rank: beat.data_seconds - before[rank].data_seconds for rank, beat in beats.items()}
         rank, longest = max(waited.items(), key=lambda item: item[1])
         median = statistics.median_low(waited.values())
@@ -357,9 +372,9 @@ class Watch:
                 "rank": rank,
                 "host": beats[rank].host,
                 "activity": "data",
-                "step": self._run.step,
-                "seconds_per_step": round(longest / (self._run.step - step), 3),
-                "median": round(median / (self._run.step - step), 3),
+                "step": run.step,
+                "seconds_per_step": round(longest / (run.step - step), 3),
+                "median": round(median / (run.step - step), 3),
                 "share": round((longest - median) / (now - since), 2),
             }
             self._record("straggler", facts)

@@ -16,7 +16,7 @@ class Stopwatch:
 
     began     when the process began, on the clock of `boot_seconds`
     activity  what this process is doing
-    since     monotonic time at which it began that, seconds
+    since     monotonic time at which it began that, or came a piece further in it, seconds
     moves     changes of activity so far; the same on all processes when all have come equally far
     """
 
@@ -52,6 +52,12 @@ class Stopwatch:
         now = time.monotonic()
         was, since, moves, ended = self._at
         self._at = activity, now, moves + 1, {**ended, was: ended.get(was, 0.0) + now - since}
+
+    def get_on(self) -> None:
+        """What goes on has come a piece further: on this process, so it is no move."""
+        now = time.monotonic()
+        activity, since, moves, ended = self._at
+        self._at = activity, now, moves, {**ended, activity: ended.get(activity, 0.0) + now - since}
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each activity so far; together all since the process began."""

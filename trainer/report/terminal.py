@@ -19,8 +19,8 @@ _EVENTS = {
     "changed": "{key} is now {now}, was {was}",
     "profile": "trace of steps {first} to {last}, to be opened in ui.perfetto.dev: {files}",
     "skipped": "step {step} was SKIPPED, the {in_a_row}. in a row: {wrong}",
-    "hang": "HANG: rank {ranks} on {host} did not arrive, {activity} of step {step}, for {seconds} s: {why}. Stacks of "
-    "all processes: {stacks}",
+    "hang": "HANG: rank {ranks} on {host} did not arrive, {activity} of step {step}, for {seconds} s, and {key} allows "
+    "{deadline:g}: {why}. Stacks of all processes: {stacks}",
     "lost": "LOST: rank {ranks} on {host}, {activity} of step {step}: {why}",
     "straggler": "rank {rank} on {host} is SLOW: it waits {seconds_per_step} s a step for its data, and the median is "
     "{median} s; that costs {share:.0%} of the time of all",

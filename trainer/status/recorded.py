@@ -67,7 +67,9 @@ def read_status(run: Path) -> Status:
     last: Line = latest[-1] if latest else {}
     files = [path.stat().st_mtime for path in (run / "events.jsonl", metrics) if path.is_file()]
     silent = max(0.0, time.time() - max(files)) if files else None
-    state, cause = _state(events, last, _at_work(run, start, silent))
+    at_work = _at_work(run, start, silent)
+    starting = at_work and _claimed(run) > start.get("time", 0.0)
+    state, cause = ("starting", "") if starting else _state(events, last, at_work)
     put_aside = {event.get("step") for event in events if event["event"] == "quarantined"}
     saves = [event for event in events if event["event"] == "checkpoint" and event["step"] not in put_aside]
     return Status(
@@ -93,12 +95,10 @@ def read_status(run: Path) -> Status:
 def _state(events: list[Line], last: Line, at_work: bool) -> tuple[str, str]:
     """What the run is doing, and why it does no more."""
     if not events:
-        return ("starting" if at_work else "idle"), ""
+        return "idle", ""
     said = [event for event in events if event["event"] not in ("restart", "straggler", "tracker", "time")]
     final = said[-1] if said else events[-1]
     kind, after = final["event"], f"after step {last.get('step', 0)}"
-    if at_work and kind in ("stop", "end", "failed"):
-        return "starting", ""
     if kind == "hang":
         return "hung", f"{final.get('why', 'nothing moved')} {after}"
     if at_work:
@@ -125,6 +125,14 @@ def _at_work(run: Path, start: Line, silent: float | None) -> bool:
     finally:
         os.close(lock)
     return start.get("boot", boot_id()) != boot_id() and silent is not None and silent < _RECENT_SECONDS
+
+
+def _claimed(run: Path) -> float:
+    """When the last job took hold of the run, in seconds since 1970; it says that it starts once it has loaded."""
+    try:
+        return (run / ".lock").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _age(event: Line, events: list[Line]) -> float:
