@@ -243,7 +243,7 @@ def test_commit_appears_whole_and_once(tmp_path: Path, backend: Backend, monkeyp
 
     checkpoint.save(tmp_path, 1, "attempt-1", TENSORS, {}, backend)
     monkeypatch.setattr(os, "link", full)
-    with pytest.raises(checkpoint.SaveError):
+    with pytest.raises(DataError):
         checkpoint.save(tmp_path, 2, "attempt-1", TENSORS, {}, backend)
     assert found(tmp_path).step == 1
     monkeypatch.undo()
@@ -253,7 +253,7 @@ def test_commit_appears_whole_and_once(tmp_path: Path, backend: Backend, monkeyp
 
 def test_a_committed_step_is_never_replaced(tmp_path: Path, backend: Backend) -> None:
     checkpoint.save(tmp_path, 1, "attempt-1", TENSORS, {"first": True}, backend)
-    with pytest.raises(checkpoint.SaveError, match="could not be written"):
+    with pytest.raises(DataError, match="could not be written"):
         checkpoint.save(tmp_path, 1, "attempt-2", TENSORS, {"first": False}, backend)
     assert found(tmp_path).state == {"first": True}
 
@@ -427,7 +427,7 @@ def test_the_newest_of_each_span_of_hours_stays_for_good(tmp_path: Path) -> None
 def test_a_step_that_somebody_holds_stays(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         committed_at(tmp_path, step, step)
-    assert checkpoint.retain(tmp_path, 1, None, held={1, 7}) == [1, 3]
+    assert checkpoint.retain(tmp_path, 1, None, needed={1, 7}) == [1, 3]
     assert checkpoint.retain(tmp_path, 1, None) == [3]
 
 

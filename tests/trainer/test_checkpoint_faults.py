@@ -287,9 +287,8 @@ def test_a_payload_that_does_not_read_back_is_put_aside_at_once(tmp_path: Path) 
     save(Folder(tmp_path), 1, "attempt-1")
     tensors = {"a": torch.ones(6, 5), "b": torch.ones(7)}
     (failure,) = on_each(1, lambda alone: checkpoint.save(Lying(tmp_path), 2, "attempt-2", tensors, {"step": 2}, alone))
-    assert isinstance(failure, checkpoint.SaveError)
-    assert not failure.committed
-    assert "rank-00000.safetensors does not read back as it was written" in str(failure)
+    assert isinstance(failure, DataError)
+    assert "rank-00000.safetensors does not have the sha256 of the manifest (corrupt)" in str(failure)
     assert loaded(Folder(tmp_path)) == (1, [])
 
 

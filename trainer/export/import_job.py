@@ -83,8 +83,6 @@ def commit(job: schema.Job, directory: checkpoint.Store, weights: Mapping[str, T
         attempt = checkpoint.new_attempt(0, backend)
         named = {f"model.{name}": tensor for name, tensor in weights.items()}
         checkpoint.save(directory, 0, attempt, named, {"step": 0, "tokens_seen": 0, **state}, backend)
-    except checkpoint.SaveError as error:
-        raise DataError(str(error)) from error
     finally:
         backend.close()
 
