@@ -431,6 +431,20 @@ def test_a_step_that_somebody_holds_stays(tmp_path: Path) -> None:
     assert checkpoint.retain(tmp_path, 1, None) == [3]
 
 
+def test_what_came_to_nothing_in_a_step_that_is_kept_is_removed(tmp_path: Path, backend: Backend) -> None:
+    """But for what is in quarantine there."""
+    for attempt in ("attempt-1", "attempt-2"):
+        checkpoint.save(tmp_path, 1, attempt, TENSORS, {}, backend)
+        if attempt == "attempt-1":
+            quarantine(patient(tmp_path), 1, "a test")
+    checkpoint.write_payload(Folder(tmp_path), 1, "attempt-0", 0, checkpoint.holding(TENSORS, first=True))
+    (tmp_path / "step-00000001/.COMMIT-0123abcd.partial").write_bytes(b"{")
+    checkpoint.save(tmp_path, 2, "attempt-3", TENSORS, {}, backend)
+    assert checkpoint.retain(tmp_path, 2, None) == [1, 2]
+    assert sorted(path.name for path in (tmp_path / "step-00000001").iterdir()) == ["COMMIT", "attempt-1", "attempt-2"]
+    assert found(tmp_path, 1).attempt == "attempt-2"
+
+
 def test_what_is_in_quarantine_stays_as_long_as_steps_of_its_age(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         committed_at(tmp_path, step, step)

@@ -178,6 +178,55 @@ def test_a_commit_whose_answer_is_lost_counts_and_keeps_its_files() -> None:
     assert loaded(store) == (1, [])
 
 
+def test_a_commit_that_nobody_could_ask_for_counts_at_the_next_try(tmp_path: Path) -> None:
+    """Its answer is lost, and then storage is silent: the same step, saved again, finds it there."""
+
+    class Losing(FaultyStore):
+        def create(self, name: str, data: bytes) -> None:
+            super().create(name, data)
+            if name == "COMMIT":
+                self._root.silent = 10**6
+                raise OSError("the answer is lost")
+
+        def within(self, folder: str) -> Losing:
+            below = Losing(self._store.within(folder))
+            below._root = self._root
+            return below
+
+    def tries(alone) -> None:
+        tensors = {"a": torch.full((6, 5), 1.0), "b": torch.full((7,), 1.0)}
+        with pytest.raises(DataError, match=r"COMMIT cannot be reached"):
+            checkpoint.save(Losing(Folder(tmp_path)), 1, "attempt-1", tensors, {"step": 1}, alone)
+        checkpoint.save(Folder(tmp_path), 1, "attempt-2", tensors, {"step": 1}, alone)
+        with pytest.raises(DataError, match="File exists"):  # which is another checkpoint
+            checkpoint.save(Folder(tmp_path), 1, "attempt-3", tensors, {"step": 1, "other": 1}, alone)
+
+    assert on_each(1, tries) == [None]
+    assert loaded(Folder(tmp_path)) == (1, [])
+    assert checkpoint.find(tmp_path).attempt == "attempt-1"
+    checkpoint.retain(tmp_path, 1, None)
+    assert [path.name for path in (tmp_path / "step-00000001").iterdir() if path.is_dir()] == ["attempt-1"]
+
+
+def test_a_copy_says_which_of_two_places_failed(tmp_path: Path) -> None:
+    """A disk that can no longer be read is not the bucket's fault."""
+    save(Folder(tmp_path), 1, "attempt-1")
+    silent, bucket = FaultyStore(Folder(tmp_path)), shelf()
+
+    class FallsSilent(FaultyStore):
+        def read(self, name: str, begin: int = 0, length: int | None = None) -> bytes:
+            if name.endswith(".safetensors"):
+                raise OSError(5, "Input/output error")
+            return super().read(name, begin, length)
+
+        def within(self, folder: str) -> FallsSilent:
+            return FallsSilent(self._store.within(folder))
+
+    with pytest.raises(DataError, match=rf"^{tmp_path}/.*rank-00000\.safetensors cannot be reached \(OSError: .*Input"):
+        checkpoint.copy_payload(FallsSilent(silent), bucket, 1, "attempt-2", 0, PROCESSES)
+    assert bucket.names() == []
+
+
 # --- broken files
 
 

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, find, step_name
+from trainer.checkpoint.newest import newest, steps_of
 from trainer.checkpoint.retention import retain, withdraw
 from trainer.checkpoint.store import Folder, Store, open_store
 
@@ -71,6 +72,7 @@ __all__ = [
     "load_tensors",
     "meet",
     "new_attempt",
+    "newest",
     "newest_sound",
     "on_all",
     "open_store",
@@ -80,6 +82,7 @@ __all__ = [
     "retain",
     "save",
     "step_name",
+    "steps_of",
     "verify_together",
     "verify_written",
     "withdraw",
