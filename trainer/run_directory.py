@@ -119,7 +119,7 @@ def _lock(run: Path, remedy: str) -> int:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Keep every job out of a run while something is added to it. Raises DataError where one is at work."""
     lock = _lock(run, "stop it first (it saves), and start it again afterwards")
     try:
