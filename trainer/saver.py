@@ -239,11 +239,14 @@ class Saver:
         """Commit a step, and then old ones may go."""
         where = {"step": step, "place": str(place.store)}
 
-        def told() -> None:
-            self._report.event("checkpoint" if place is self._directory else "copied", **where)
-
         try:
-            unread = yield from checkpoint.phases(place.store, step, attempt, self._first, write, commit, told)
+            index = yield from checkpoint.committing(self._first, write, commit)
+        except INCIDENTS as error:
+            self._failed(place, step, attempt, error)
+            return
+        self._report.event("checkpoint" if place is self._directory else "copied", **where)
+        try:
+            unread = yield from checkpoint.reading_back(place.store, step, attempt, index, self._first)
         except INCIDENTS as error:
             self._failed(place, step, attempt, error)
             return

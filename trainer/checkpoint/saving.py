@@ -2,7 +2,7 @@
 
 First `write_payload` on every process; when all are done, `commit` on one; then `verify_written` on every process, and
 only when all found what they wrote may older steps go. None of them waits for another process, so a thread beside
-training may run them: `phases` gives them as tasks, and `save` waits for these.
+training may run them: `committing` and `reading_back` give them as tasks, and `save` waits for these.
 """
 
 from __future__ import annotations
@@ -169,22 +169,29 @@ def discard(store: Store, step: int, attempt: str) -> None:
         store.delete(name)
 
 
-def phases(
-    store: Store, step: int, attempt: str, first: bool, write: Callable[[], Index], commit: Task, told: Task
-) -> Generator[Task | None, None, Exception | None]:
-    """The tasks of a save, as `Together` does them: every process writes, the first commits, and every process reads
-    back what it wrote. Gives what kept a committed step from being read back, or None once it is verified.
+def committing(first: bool, write: Callable[[], Index], commit: Task) -> Generator[Task | None, None, Index]:
+    """The tasks of a save until the step exists, as `Together` does them: every process writes, and the first commits.
 
-    Args:
-        told: called on every process once the step is committed.
-
-    Raises what kept the step from being committed; or BrokenError, once a step that is not what was written is in
-    quarantine.
+    Gives what this process wrote. Raises what kept the step from being committed.
     """
     index: Index = {}
 
     def write_own() -> None:
         index.update(write())
+
+    yield write_own
+    yield commit if first else None
+    return index
+
+
+def reading_back(
+    store: Store, step: int, attempt: str, index: Index, first: bool
+) -> Generator[Task | None, None, Exception | None]:
+    """The tasks after these: every process reads back what it wrote.
+
+    Gives what kept a step from being read back that stands all the same; None: it is verified. Raises BrokenError once
+    a step that is not what was written is in quarantine, and what kept it from getting there.
+    """
 
     def verify() -> None:
         if first:
@@ -193,9 +200,6 @@ def phases(
                 found.verify()  # that one counts, see `create_commit`
         verify_written(store, step, attempt, index)
 
-    yield write_own
-    yield commit if first else None
-    told()
     try:
         yield verify
     except INCIDENTS as error:
@@ -225,18 +229,14 @@ def save(
     """
     store, rank, size = open_store(place), backend.processes.rank, backend.processes.size
 
+    def write() -> Index:
+        return write_payload(store, step, attempt, rank, holding(tensors, first=rank == 0))
+
     def tasks() -> Tasks:
         where = f"{store}/{step_name(step)}/{attempt}"
         try:
-            unread = yield from phases(
-                store,
-                step,
-                attempt,
-                first=rank == 0,
-                write=lambda: write_payload(store, step, attempt, rank, holding(tensors, first=rank == 0)),
-                commit=lambda: commit(store, step, attempt, size, state),
-                told=lambda: None,
-            )
+            index = yield from committing(rank == 0, write, lambda: commit(store, step, attempt, size, state))
+            unread = yield from reading_back(store, step, attempt, index, rank == 0)
         except INCIDENTS as error:
             raise DataError(f"{where} could not be written: {error}") from error
         if unread is not None:
