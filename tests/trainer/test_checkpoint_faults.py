@@ -107,14 +107,19 @@ def test_a_commit_that_nobody_could_ask_for_counts_at_the_next_try(tmp_path: Pat
         with pytest.raises(DataError, match=r"COMMIT cannot be reached"):
             checkpoint.save(Losing(Folder(tmp_path)), 1, "attempt-1", tensors, {"step": 1}, alone)
         checkpoint.save(Folder(tmp_path), 1, "attempt-2", tensors, {"step": 1}, alone)
+        assert checkpoint.find(tmp_path).attempt == "attempt-1"
         with pytest.raises(DataError, match="File exists"):  # which is another checkpoint
             checkpoint.save(Folder(tmp_path), 1, "attempt-3", tensors, {"step": 1, "other": 1}, alone)
 
+        broken = tmp_path / "step-00000001/attempt-1/rank-00000.safetensors"
+        broken.write_bytes(flip(broken.read_bytes(), random.Random(1)))
+        with pytest.raises(DataError, match="does not have the sha256"):  # what counts is read back
+            checkpoint.save(Folder(tmp_path), 1, "attempt-4", tensors, {"step": 1}, alone)
+        checkpoint.save(Folder(tmp_path), 1, "attempt-5", tensors, {"step": 1}, alone)
+
     assert on_each(1, tries) == [None]
     assert loaded(Folder(tmp_path)) == (1, [])
-    assert checkpoint.find(tmp_path).attempt == "attempt-1"
-    checkpoint.retain(tmp_path, 1, None)
-    assert [path.name for path in (tmp_path / "step-00000001").iterdir() if path.is_dir()] == ["attempt-1"]
+    assert checkpoint.find(tmp_path).attempt == "attempt-5"
 
 
 def test_a_copy_says_which_of_two_places_failed(tmp_path: Path) -> None:

@@ -170,26 +170,32 @@ def test_a_bucket_that_is_given_up_ends_the_run_once_a_save_under_way_is_there(t
 
 
 def test_the_last_step_is_committed_before_a_bucket_is_given_up(tmp_path: Path) -> None:
-    """What the bucket was getting when the run had to end fails meanwhile."""
-    disk, go_on = tmp_path / "disk", threading.Event()
+    """What the bucket was getting when the run had to end fails, while the disk still gets the step before the last."""
+    disk, last, refused = tmp_path / "disk", threading.Event(), threading.Event()
 
-    def fail_late(name: str) -> None:
-        assert go_on.wait(60)
+    def wait_at_2(name: str) -> None:
+        assert "step-00000002" not in name or refused.wait(60)
+
+    def refuse_late(name: str) -> None:
+        assert last.wait(60)
+        refused.set()
         refuse(name)
 
     def work(alone: Any) -> None:
-        saves = Saves(alone, Place(disk), Place(tmp_path / "bucket", fail_late), every=1, max_failed=1)
-        saves.run.step = 1
+        saves = Saves(alone, Place(disk, wait_at_2), Place(tmp_path / "bucket", refuse_late), every=1, max_failed=1)
+        saves.step()
         saves.saver.save()
-        while not saves.saver.places[1].work.busy:
+        while saves.saver.places[0].work.busy or not saves.saver.places[1].work.busy:
             saves.agree()
-        saves.run.step = 2
-        go_on.set()
+        saves.step()
+        saves.saver.save()
+        saves.step()
+        last.set()
         saves.saver.finish()
 
     (error,) = on_each(1, work)
     assert isinstance(error, DataError), error
-    assert committed(disk) == [1, 2]
+    assert committed(disk) == [1, 2, 3]
 
 
 # --- nobody reads
