@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
+import posixpath
 import re
 
 from conf import hardware
@@ -13,11 +15,12 @@ from conf.schema import (
     CHOICES,
     LANES,
     SOURCE_KINDS,
-    Checkpoint,
     Data,
     Job,
     axes,
     batch_sizes,
+    checkpoint_bucket,
+    checkpoint_directory,
     get,
     planned_processes,
 )
@@ -56,6 +59,7 @@ XLA_ATTENTION = ("auto", "reference", "splash")
 
 # A name is part of paths, and a run id is a directory and a W&B id, which takes 128 characters and not all of them.
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
+_SAME_STORE = {"gcs": "gs", "s3a": "s3"}  # other names of a protocol
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _ENDPOINT = re.compile(r"[A-Za-z0-9_.-]+:([0-9]{1,5})")
 
@@ -111,14 +115,15 @@ def check(job: Job, kind: str = "train") -> list[str]:
     if problems:
         return problems  # the sums below would only repeat them
     found = _check_mixture(job.data) + _check_ramp(job) + _check_schedule(job) + _check_kernels(job) + _check_xla(job)
-    found += _check_bucket(job.checkpoint)
+    found += _check_bucket(job)
     found += _check_hosts(job)
     # A plan is asked which batch to take, so it does not refuse one.
     return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
 
 
-def _check_bucket(keys: Checkpoint) -> list[str]:
-    if keys.bucket is None:
+def _check_bucket(job: Job) -> list[str]:
+    keys, bucket = job.checkpoint, checkpoint_bucket(job)
+    if keys.bucket is None or bucket is None:
         every = keys.bucket_every
         return (
             [] if every is None else [f"checkpoint.bucket_every={every} has no checkpoint.bucket to copy to: name one"]
@@ -129,9 +134,21 @@ def _check_bucket(keys: Checkpoint) -> list[str]:
             f"checkpoint.bucket_every={keys.bucket_every} must be a multiple of checkpoint.every={keys.every}: what is "
             "copied is a checkpoint"
         )
-    if keys.directory is not None and keys.bucket.rstrip("/") == keys.directory.rstrip("/"):
-        problems.append(f"checkpoint.bucket={keys.bucket} is checkpoint.directory, too: name a second place, or none")
+    directory = checkpoint_directory(job)
+    if _resolved(bucket) == _resolved(directory):
+        problems.append(
+            f"checkpoint.bucket={keys.bucket} puts checkpoints into {bucket}, and so does checkpoint.directory="
+            f"{'null' if keys.directory is None else keys.directory} ({directory}): name a second place, or none"
+        )
     return problems
+
+
+def _resolved(place: str) -> str:
+    """The same text for the same folder or URL, however it was written."""
+    protocol, separator, path = place.rpartition("://")
+    if protocol in ("", "file", "local"):
+        return os.path.realpath(path)
+    return f"{_SAME_STORE.get(protocol, protocol)}{separator}{posixpath.normpath(path)}"
 
 
 def _check_mixture(data: Data) -> list[str]:

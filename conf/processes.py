@@ -34,7 +34,7 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 @contextmanager
-def patient() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Around starting a process: stop signals wait, here until it is started, and there until it can answer them.
 
     A child inherits that they wait, through `exec` too, and ends it with `answer` or by having handlers that may come.

@@ -208,7 +208,7 @@ class Checkpoint:
     bucket: Optional[str] = key(
         None,
         "a second place, such as gs://bucket/folder, that committed checkpoints are copied to in the background; the "
-        "newest of both places is what a run resumes from (null: none)",
+        "newest of both places is what a run resumes from, and what is scored and exported (null: none)",
     )
     bucket_every: Optional[int] = key(
         None, "steps between checkpoints that are copied to checkpoint.bucket (null: each); the last step always is"

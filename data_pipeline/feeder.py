@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from conf.exits import ConfigError, DataError
-from conf.processes import deafen, end_with, patient
+from conf.processes import deafen, end_with, undisturbed
 from data_pipeline.batch import Batch
 from data_pipeline.ramp import Ramp
 from data_pipeline.skips import Skips
@@ -148,7 +148,7 @@ def _from_workers(share: Share, workers: int, prefetch: int) -> Generator[Batch]
     )
     # A scheduler or a keyboard signals the whole process group; the trainer needs its workers, and what keeps track of
     # their memory, while it stops. So signals wait in all of them for ever, from their first moment on.
-    with patient():
+    with undisturbed():
         resource_tracker.ensure_running()  # which lets signals come, here too, as soon as it is started
         deafen()
         items = iter(loader)

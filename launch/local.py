@@ -12,7 +12,7 @@ from conf import schema
 from conf.check import check, check_mesh_size, check_rows
 from conf.compose import refuse
 from conf.hardware import on_tpu
-from conf.processes import patient, starter
+from conf.processes import starter, undisturbed
 from launch.restarts import Stopping, keep_running
 
 ROOMS = {
@@ -98,7 +98,7 @@ def call(arguments: list[str], environment: dict[str, str]) -> int:
 
 def call_while(stopping: Stopping, arguments: list[str], environment: dict[str, str]) -> int:
     """Run a child to its end, where signals are taken care of already."""
-    with patient():
+    with undisturbed():
         child = subprocess.Popen(arguments, env=environment | starter())
         stopping.send = child.send_signal
     if stopping.asked:  # just before there was a child to ask

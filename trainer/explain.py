@@ -25,7 +25,7 @@ from data_pipeline.stream import TokenStream
 from trainer import checkpoint
 from trainer.arguments import Arguments
 from trainer.run import cursor_of, ramp_of
-from trainer.run_directory import existing_run, read_config, read_skips
+from trainer.run_directory import checkpoint_places, existing_run, read_config, read_skips
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class RecordedRun:
             skips=read_skips(path),
             cache=DiskCache(Path(data["cache"]).expanduser(), data["cache_bytes"]),
         )
-        directory = schema.checkpoints_of(path, document["run_id"], config["checkpoint"]["directory"])
-        last = checkpoint.find(directory)
+        places = checkpoint_places(path, document)
+        last = checkpoint.newest(places)
         cursor = stream.cursor(0) if last is None else cursor_of(last)
         stream.check(cursor, None if last is None else last.state.get("order"))
         stages = [schema.RampStage(**stage) for stage in config.get("batch_ramp", [])]  # earlier versions had none
@@ -74,7 +74,7 @@ class RecordedRun:
             ramp=ramp,
             micro_batch=config["micro_batch"],
             processes=starts[-1]["processes"] if starts else 1,
-            checkpoints=checkpoint.committed_steps(directory),
+            checkpoints=checkpoint.steps_of(places),
             cursor=cursor,
             last_step=max([0 if last is None else last.step, *logged]),
             planned_steps=config["steps"],

@@ -20,7 +20,7 @@ from conf import schema
 from conf.exits import ConfigError, DataError
 from conf.json_lines import append_line, read_lines, writing
 from data_pipeline.skips import Skip, Skips
-from trainer.checkpoint import committed_steps, open_store
+from trainer.checkpoint import Store, committed_steps, open_store
 
 FORMAT = 1
 SKIP_LIST = "skip.jsonl"
@@ -129,7 +129,7 @@ def _lock(run: Path, seconds: float, remedy: str) -> int:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Keep every job out of a run while something is added to it. Raises DataError where one is at work."""
     lock = _lock(run, _LOOK_SECONDS, "stop it first (it saves), and start it again afterwards")
     try:
@@ -148,6 +148,13 @@ def existing_run(run: str) -> Path:
             + (f"; known: {', '.join(known)}" if known else "")
         )
     return path
+
+
+def checkpoint_places(run: Path, document: dict[str, Any]) -> list[Store]:
+    """Where the checkpoints of a run lie, by its stored configuration, in the order in which they are looked for."""
+    keys = document["config"]["checkpoint"]
+    named = [keys["directory"], *([] if keys.get("bucket") is None else [keys["bucket"]])]  # earlier versions had none
+    return [open_store(schema.checkpoints_of(run, document["run_id"], each)) for each in named]
 
 
 def read_skips(run: Path) -> Skips:

@@ -6,7 +6,6 @@ due while another is still being written waits for it.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import sys
 import time
@@ -19,21 +18,22 @@ from conf.exits import DataError, DivergedError
 from trainer import checkpoint
 from trainer.build import Parts
 from trainer.checkpoint import BrokenError, Folder, Holding, Index, Snapshot, Store
-from trainer.checkpoint.together import ElsewhereError, Task, Tasks, Together
+from trainer.checkpoint.together import INCIDENTS, ElsewhereError, Task, Tasks, Together
 from trainer.report import Report, Stopwatch
 from trainer.run import Run
 
 _POLL = 1.0  # seconds a process waits for its own task before it shows the others that it is alive
-INCIDENTS = (OSError, DataError, ElsewhereError)
+_FIRST_PAUSE = 1.0  # seconds before the last step of a run is tried again; doubled each time
 
 
 class Place:
     """Where checkpoints go, and how it goes there.
 
-    step    newest that this job committed there
-    saving  the one that is under way, or was
-    failed  saves in a row that did not work
-    retry   whether the pause after the last of these is over, as all agree
+    step      newest that this job committed there
+    saving    the one that is under way, or was
+    failed    saves in a row that did not work
+    retry     whether the pause after the last of these is over, as all agree
+    given_up  what the run ends with, once these are too many: nothing more is tried
     """
 
     FLAGS = Together.FLAGS + 1
@@ -43,6 +43,7 @@ class Place:
         self.step: int | None = None
         self.saving: int | None = None
         self.failed, self.retry = 0, False
+        self.given_up: DataError | None = None
         self._retry_at: float | None = None
 
     def begin(self, step: int, tasks: Tasks) -> None:
@@ -65,6 +66,10 @@ class Place:
         self._retry_at = time.monotonic() + pause * 2.0**self.failed
         self.failed += 1
 
+    def give_up(self, error: DataError) -> None:
+        """That was one too many."""
+        self.given_up, self._retry_at = error, None
+
     def count_success(self, step: int) -> None:
         """This step stands."""
         self.step, self.failed = step, 0
@@ -73,8 +78,9 @@ class Place:
 class Saver:
     """Commits a run to `checkpoint.directory`, and copies what is committed there to `checkpoint.bucket`."""
 
-    def __init__(self, job: schema.Job, parts: Parts, report: Report, clock: Stopwatch) -> None:
-        self._keys, self._backend, self._report, self._clock = job.checkpoint, parts.backend, report, clock
+    def __init__(self, job: schema.Job, run: Run, parts: Parts, report: Report, clock: Stopwatch) -> None:
+        self._keys, self._run, self._backend = job.checkpoint, run, parts.backend
+        self._report, self._clock = report, clock
         self._directory = Place(parts.directory.checkpoints)
         self._bucket = None if parts.directory.bucket is None else Place(parts.directory.bucket)
         self.places = [self._directory] if self._bucket is None else [self._directory, self._bucket]
@@ -82,32 +88,34 @@ class Saver:
         self._put_off = False
         self._copy_due = False  # whether the bucket is to get the next step that is committed
         self._wanted: int | None = None  # the step that the bucket is to get next
-        self._attempt = self._sound = 0
+        self._suspected = 2 * job.optim.max_skipped  # last steps, whose number of skipped ones may make the run go back
+        self._leaving = False
 
     def __enter__(self) -> Saver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._leaving = True
         if isinstance(error, DivergedError):  # which all raise together; what was sound before is worth keeping
             with self._clock.during("save"):
                 for place in self.places:
                     self._wait_for(place)
 
-    def begin(self, run: Run) -> None:
+    def begin(self) -> None:
         """See to it that the bucket gets the step that the run goes on from, where a job before could not.
 
         Every process calls it. Raises DataError where storage does not answer.
         """
         if self._bucket is None:
             return
-        first, there = self._first, [place.store for place in self.places]
+        first, step, there = self._first, self._run.step, [place.store for place in self.places]
         have = checkpoint.on_all(
-            self._backend, lambda: [first and run.step in checkpoint.committed_steps(store) for store in there]
+            self._backend, lambda: [first and step in checkpoint.committed_steps(store) for store in there]
         )
         for place, has in zip(self.places, self._backend.agree(have), strict=True):
-            place.step = run.step if has else None
+            place.step = step if has else None
         if self._directory.step is not None and self._bucket.step is None:
-            self._attempt, self._wanted = run.attempt, run.step
+            self._wanted = step
 
     def flags(self) -> list[float]:
         """What this process adds to the agreement of a step."""
@@ -117,78 +125,94 @@ class Saver:
     def agreed(self, sums: Sequence[float]) -> None:
         """Go on with what is under way, as the sums of all flags say.
 
-        Raises DataError (exit code 79) once `checkpoint.max_failed` saves in a row have failed.
+        Raises DataError (exit code 79) once `checkpoint.max_failed` saves to one place have failed in a row, and what
+        was under way to the other is there.
         """
-        for number, place in enumerate(self.places):
-            place.agreed(sums[number * Place.FLAGS : (number + 1) * Place.FLAGS], self._backend.processes.size)
-        bucket = self._bucket
-        if bucket and not bucket.work.busy and self._wanted is not None and (bucket.retry or not bucket.failed):
-            self._copy(bucket, self._wanted)
+        self._go_on(sums)
+        self._end_where_given_up()
 
     def owes(self) -> bool:
         """Whether a save that failed or was put off is to be tried now."""
         return self._put_off or (self._directory.retry and not self._directory.work.busy)
 
-    def save(self, run: Run) -> None:
+    def save(self) -> None:
         """Begin to commit the run as it stands; every process calls it, and `agreed` completes it.
 
         While steps are skipped the save is put off: where what they meet is a broken model, it would take the place of
         a sound one.
         """
+        run = self._run
         self._copy_due |= run.step % (self._keys.bucket_every or self._keys.every) == 0
         self._put_off = run.in_a_row > 0
         if not self._put_off:
             self._wait_for(self._directory)
-            self._begin(run, self._snapshot.take(run.tensors(), self._first))
+            if self._directory.given_up is None:
+                self._begin(self._snapshot.take(run.tensors(), self._first))
 
-    def finish(self, run: Run) -> None:
+    def finish(self) -> None:
         """Commit the run everywhere before the process ends: try again, after a pause that grows, until it works.
 
         Raises DataError as `agreed` does.
         """
-        self._wanted = None  # no older step may keep this one waiting
-        self._wait_for(self._directory)
-        while self._directory.step != run.step:
-            self._pause(self._directory)
-            self._begin(run, checkpoint.holding(run.tensors(), self._first))
-            self._wait_for(self._directory)
-        if self._bucket is not None:
-            self._wait_for(self._bucket)
-            while self._bucket.step != run.step:
-                self._pause(self._bucket)
-                self._copy(self._bucket, run.step)
-                self._wait_for(self._bucket)
+        step, self._wanted = self._run.step, None  # no older step may keep this one waiting
+        self._insist(self._directory, step, lambda: self._begin(checkpoint.holding(self._run.tensors(), self._first)))
+        self._bring(step if self._directory.given_up is None else None)
 
-    def settle(self) -> None:
-        """Wait until nothing is under way or wanted. Raises DataError as `agreed` does."""
-        self._wait_for(self._directory)
-        while self._bucket is not None and (self._wanted is not None or self._bucket.work.busy):
-            if not self._bucket.work.busy and self._wanted is not None:
-                self._pause(self._bucket)
-                self._copy(self._bucket, self._wanted)
-            self._wait_for(self._bucket)
+    def catch_up(self) -> None:
+        """Bring the bucket what it still has to get, where no step was left to do. Raises as `agreed` does."""
+        step, self._wanted = self._wanted, None
+        self._bring(step)
 
     @property
     def _first(self) -> bool:
         return self._backend.processes.rank == 0
 
+    def _go_on(self, sums: Sequence[float]) -> None:
+        for number, place in enumerate(self.places):
+            place.agreed(sums[number * Place.FLAGS : (number + 1) * Place.FLAGS], self._backend.processes.size)
+        bucket = self._bucket
+        if bucket is None or bucket.work.busy or bucket.given_up is not None or self._wanted is None:
+            return
+        if bucket.retry or not bucket.failed:
+            self._copy(bucket, self._wanted)
+
+    def _end_where_given_up(self) -> None:
+        if any(place.work.busy for place in self.places):
+            return  # what may still become a checkpoint is worth waiting for
+        for place in self.places:
+            if place.given_up is not None:
+                raise place.given_up
+
     def _wait_for(self, place: Place) -> None:
         while place.work.busy:
-            if place.work.task is not None:
-                concurrent.futures.wait([place.work.task], timeout=_POLL)
+            place.work.wait(_POLL)
             begun = place.work.begun
-            self.agreed(self._backend.agree(self.flags()))
+            self._go_on(self._backend.agree(self.flags()))
             if place.work.begun > begun:  # on every process alike; and who gets on does not hang
                 self._clock.begin("save")
 
-    def _pause(self, place: Place) -> None:
-        if place.failed:
-            time.sleep(min(2.0**place.failed, self._keys.retry_seconds))
+    def _insist(self, place: Place, step: int, begin: Callable[[], None]) -> None:
+        """Have a step committed in a place, or give up on it; its first try comes at once, whatever failed before."""
+        pause = _FIRST_PAUSE
+        self._wait_for(place)
+        while place.step != step and place.given_up is None:
+            begin()
+            self._wait_for(place)
+            if place.step != step and place.given_up is None:
+                time.sleep(min(pause, self._keys.retry_seconds))
+                pause *= 2
 
-    def _begin(self, run: Run, holding: Holding) -> None:
-        place, step, state, processes = self._directory, run.step, run.state(), self._backend.processes
-        self._attempt, self._sound = run.attempt, run.digested
-        attempt = checkpoint.new_attempt(run.attempt, self._backend)
+    def _bring(self, step: int | None) -> None:
+        """Have the bucket get this step, if any, and nothing under way any more."""
+        if self._bucket is not None:
+            if step is not None:
+                self._insist(self._bucket, step, functools.partial(self._copy, self._bucket, step))
+            self._wait_for(self._bucket)
+        self._end_where_given_up()
+
+    def _begin(self, holding: Holding) -> None:
+        place, step, state, processes = self._directory, self._run.step, self._run.state(), self._backend.processes
+        attempt = checkpoint.new_attempt(self._run.attempt, self._backend)
 
         def write() -> Index:
             return checkpoint.write_payload(place.store, step, attempt, processes.rank, holding)
@@ -201,7 +225,7 @@ class Saver:
     def _copy(self, bucket: Place, step: int) -> None:
         """Begin to copy a committed step to the bucket, each process its share of the files."""
         source, processes, self._wanted = self._directory.store, self._backend.processes, None
-        attempt = checkpoint.new_attempt(self._attempt, self._backend)
+        attempt = checkpoint.new_attempt(self._run.attempt, self._backend)
 
         def write() -> Index:
             return checkpoint.copy_payload(source, bucket.store, step, attempt, processes.rank, processes.size)
@@ -212,60 +236,53 @@ class Saver:
         bucket.begin(step, self._save(bucket, step, attempt, write, commit))
 
     def _save(self, place: Place, step: int, attempt: str, write: Callable[[], Index], commit: Task) -> Tasks:
-        """Every process writes, the first commits, every process reads back what it wrote, and old steps may go."""
-        store, where = place.store, {"step": step, "place": str(place.store)}
-        index: Index = {}
-
-        def write_own() -> None:
-            index.update(write())
-
-        def only_first(task: Task) -> Task | None:
-            return task if self._first else None
-
-        def verify() -> None:
-            if self._first:
-                checkpoint.find(store, step)  # which holds the manifest against the COMMIT
-            checkpoint.verify_written(store, step, attempt, index)
+        """Commit a step, and then old ones may go."""
+        where = {"step": step, "place": str(place.store)}
 
         try:
-            yield write_own
-            yield only_first(commit)
+            index = yield from checkpoint.committing(self._first, write, commit)
         except INCIDENTS as error:
             self._failed(place, step, attempt, error)
             return
         self._report.event("checkpoint" if place is self._directory else "copied", **where)
         try:
-            yield verify
+            unread = yield from checkpoint.reading_back(place.store, step, attempt, index, self._first)
         except INCIDENTS as error:
-            self._report.event("unverified", **where, error=str(error))
-            try:
-                yield only_first(functools.partial(checkpoint.refuse_broken, store, step))
-            except INCIDENTS as broken:
-                self._failed(place, step, attempt, broken)
-            else:  # storage does not answer: what was committed stands, and nothing older may go
-                place.count_success(step)
+            self._failed(place, step, attempt, error)
             return
         place.count_success(step)
+        if unread is not None:  # storage does not answer: what was committed stands, and nothing older may go
+            self._report.event("unverified", **where, error=str(unread))
+            return
         if self._bucket is not None and place is self._directory and self._copy_due:
             self._wanted, self._copy_due = step, False
+        if self._leaving or self._run.in_a_row:  # the run goes back, or may soon, to a step that retention would remove
+            return
+        retain = functools.partial(self._retain, place, self._owed(), self._ways_back())
         try:
-            yield only_first(functools.partial(self._retain, place, self._held(), self._sound))
+            yield retain if self._first else None
         except INCIDENTS as error:  # tried again after the next save
             self._report.event("retain_failed", **where, error=str(error))
 
-    def _held(self) -> list[int]:
+    def _owed(self) -> list[int]:
         """Steps that the bucket still has to get."""
         copying = self._bucket.saving if self._bucket is not None and self._bucket.work.busy else None
         return [step for step in (self._wanted, copying) if step is not None]
 
-    def _retain(self, place: Place, held: Sequence[int], sound: int) -> None:
-        """Remove old steps, but for those held and the last whose bits were compared, which the run may go back to."""
+    def _ways_back(self) -> list[int]:
+        """Of each reason to go back the last step before it: what followed the last comparison of bits may be corrupt,
+        and what followed the first of some skipped steps may be spoilt."""
+        skipped = [taken.step for taken in self._run.recent[-self._suspected :] if taken.skipped]
+        return [self._run.digested, *(step - 1 for step in skipped[:1])]
+
+    def _retain(self, place: Place, owed: Sequence[int], ways_back: Sequence[int]) -> None:
+        """Remove old steps, but those owed and the newest ones that are no later than these ways back."""
         keys, steps = self._keys, checkpoint.committed_steps(place.store)
-        compared = [step for step in steps if step <= sound][-1:]
-        checkpoint.retain(place.store, keys.keep_last, keys.keep_every, keys.keep_hours, [*held, *compared])
+        back = [step for last in ways_back for step in [step for step in steps if step <= last][-1:]]
+        checkpoint.retain(place.store, keys.keep_last, keys.keep_every, keys.keep_hours, [*owed, *back])
 
     def _failed(self, place: Place, step: int, attempt: str, error: Exception) -> None:
-        """Count it, tell it, and want it again. Raises DataError once too many have failed."""
+        """Count it, tell it, and want it again, or give up."""
         place.count_failure(self._keys.retry_seconds)
         if place is self._bucket:
             self._wanted = max(step, self._wanted or 0)
@@ -274,15 +291,18 @@ class Saver:
             with suppress(OSError, DataError):
                 checkpoint.discard(place.store, step, attempt)
         elif not self._first and not isinstance(error, ElsewhereError):
-            print(f"process {self._backend.processes.rank}: {error}", file=sys.stderr)
+            with suppress(OSError):  # nobody reads any more, which is no reason to end
+                print(f"process {self._backend.processes.rank}: {error}", file=sys.stderr)
         told = f"{place.store}/{checkpoint.step_name(step)}/{attempt} could not be written: {error}"
         self._report.event("save_failed", step=step, place=str(place.store), error=told)
         if place.failed >= self._keys.max_failed:
-            raise DataError(
+            last_words = DataError(
                 f"{place.failed} saves in a row failed, the last with: {told}. Committed steps in {place.store}: "
                 f"{_known(place.store)}. Free space there and start again; or move that folder to another disk, and "
                 "name its parent with checkpoint.directory"
-            ) from error
+            )
+            last_words.__cause__ = error
+            place.give_up(last_words)
 
 
 def _known(store: Store) -> str:

@@ -15,7 +15,7 @@ from conf.exits import DONE, ConfigError
 from conf.json_lines import append_line, read_lines
 from trainer.arguments import Arguments
 from trainer.explain import RecordedRun, history, parts_of_document, places_of
-from trainer.run_directory import SKIP_LIST, existing_run, held, read_skips
+from trainer.run_directory import SKIP_LIST, existing_run, locked, read_skips
 
 
 def skip(arguments: list[str]) -> int:
@@ -38,7 +38,7 @@ def skip(arguments: list[str]) -> int:
         return DONE
     if not (chosen.document or chosen.steps or chosen.block):
         raise ConfigError("say what to skip: --document ID, --steps A-B or --block FILE:NUMBER@SHARDS")
-    with held(path):
+    with locked(path):
         run = RecordedRun.open(str(path))
         entries = [entry for document in chosen.document for entry in _of_document(run, document)]
         entries += [_of_block(run, block) for block in chosen.block]

@@ -88,10 +88,10 @@ def take_steps(
         make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend, integrity.checked)
     )
     follow = None if run.average is None else backend.compile(run.average.update)
-    with closing(micro_batches_from(job, run, parts)) as stream, Saver(job, parts, report, clock) as saver:
+    with closing(micro_batches_from(job, run, parts)) as stream, Saver(job, run, parts, report, clock) as saver:
         batches = backend.feed(stream)
         clock.begin("compile" if backend.compiles else "step")
-        saver.begin(run)
+        saver.begin()
         asked_by = stop.agreed(backend.agree(stop.votes()))  # while the run was built
         while run.step < job.steps and not asked_by:
             profiler.before(run.step + 1)
@@ -122,12 +122,12 @@ def take_steps(
             if last or due(run.step, job.checkpoint.every) or saver.owes():
                 report.flush()  # what ends a run that diverged raises here, before it is saved
                 with clock.during("save"):
-                    saver.finish(run) if last else saver.save(run)
+                    saver.finish() if last else saver.save()
         if run.step < job.steps:
             report.event("stop", step=run.step, by=asked_by)
             return STOPPED
         with clock.during("save"):
-            saver.settle()  # there may have been no step to do
+            saver.catch_up()  # there may have been no step to do
         report.event("end", step=run.step)
     return DONE
 

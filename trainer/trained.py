@@ -15,7 +15,7 @@ from conf.exits import ConfigError, DataError
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.model import Gemma, GemmaConfig
-from trainer.run_directory import read_config
+from trainer.run_directory import checkpoint_places, read_config
 from trainer.sharded import Parted
 
 
@@ -41,13 +41,16 @@ class Trained:
         Raises DataError where there is none, or it is broken; ConfigError where it has not the weights asked for.
         """
         run = schema.named_run(job.run) if job.run else schema.run_directory(schema.run_id(job))
-        return cls.at(run, "run", job.step, job.weights)
+        return cls.at(run, "run", job.step, job.weights, every_byte=True)
 
     @classmethod
-    def at(cls, run: Path, key: str, step: int | None = None, weights: str = "model") -> Trained:
+    def at(
+        cls, run: Path, key: str, step: int | None = None, weights: str = "model", *, every_byte: bool = False
+    ) -> Trained:
         """A step of the run in a directory (default: the latest); `key` is the key of the configuration that names it.
 
-        Raises as `open` does.
+        One whose manifest is broken is passed over, or whose files are, where `every_byte` is looked at here. Raises as
+        `open` does.
         """
         if not run.is_dir():
             known = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
@@ -57,10 +60,11 @@ class Trained:
             )
         document = read_config(run)
         keys = document["config"]
-        directory = schema.checkpoints_of(run, document["run_id"], keys["checkpoint"]["directory"])
-        found = checkpoint.find(directory, step)
+        places = checkpoint_places(run, document)
+        found = checkpoint.newest(places, step, every_byte=every_byte)
         if found is None:
-            raise DataError(f"{directory} holds no committed checkpoint yet: train on, or set {key} to another run")
+            where = " or ".join(map(str, places))
+            raise DataError(f"{where} holds no committed checkpoint yet: train on, or set {key} to another run")
         shape = found.state["model"]
         config = GemmaConfig(**{**shape, "pattern": tuple(shape["pattern"])})
         if not any(name.startswith(f"{weights}.") for name in found.tensors):

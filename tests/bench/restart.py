@@ -20,6 +20,7 @@ from tests.bench.report import Report, compare
 
 ROOT = Path(__file__).parents[2]
 BAR = 1.3
+REPEATS = 7
 
 # What `python -m trainer train` does, and the moments between: seconds since the kernel started the process.
 PROBE = """
@@ -62,7 +63,7 @@ print(json.dumps(moments))
 def bench(folder: Path, options: Sequence[str]) -> Report:
     """Measure restarts and mere imports by turns."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench restart", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7, help="of each, of which the median counts")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="of each, of which the median counts")
     given = parser.parse_args(options)
     report = Report("restart", {"model": "tiny, 2 layers of width 64", "repeats": given.repeats, "tracker": "none"})
     with tempfile.TemporaryDirectory(prefix="gemcutter-restart-") as scratch:

@@ -22,8 +22,10 @@ from tests.chaos import SEED
 from tests.chaos.hosts import scenario_hosts
 from tests.chaos.integrity import scenario_bit_flip
 from tests.chaos.kills import scenario_kills
+from tests.chaos.restart import scenario_restart
 from tests.chaos.saving import scenario_saving
 from tests.chaos.stops import scenario_stops
+from tests.chaos.storage import scenario_storage
 from tests.chaos.wandb import scenario_tracker
 
 RUNS = Path("runs/chaos")
@@ -31,7 +33,9 @@ SCENARIOS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "kills": scenario_kills,
     "stops": scenario_stops,
     "hosts": scenario_hosts,
+    "storage": scenario_storage,
     "saving": scenario_saving,
+    "restart": scenario_restart,
     "tracker": scenario_tracker,
     "integrity": scenario_bit_flip,
 }

@@ -81,7 +81,7 @@ def measure(folder: Path, short: bool) -> dict[str, Any]:
     with (
         closing(micro_batches_from(job, run, parts)) as stream,
         Report(job, run, parts, clock, StopSignal()) as report,
-        Saver(job, parts, report, clock) as saver,
+        Saver(job, run, parts, report, clock) as saver,
     ):
         batches = backend.feed(stream)
 
@@ -111,7 +111,7 @@ def measure(folder: Path, short: bool) -> dict[str, Any]:
             reading.append(marks[2] - marks[1])
             alone.append(step())
             began = time.perf_counter()
-            saver.save(run)
+            saver.save()
             stalls.append(time.perf_counter() - began)
             beside.append([])
             while any(place.work.busy for place in saver.places):

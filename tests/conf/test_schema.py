@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,19 @@ def test_given_run_id_is_kept() -> None:
             ["mesh.fsdp=4 does not match launch.processes x launch.nodes=8"],
         ),
         ({"launch.restarts.hang": -1}, ["launch.restarts.hang=-1", "not be negative"]),
+        *(
+            (
+                {"run_id": "checkpoints", "checkpoint.directory": one, "checkpoint.bucket": other},
+                [f"checkpoint.bucket={other}", "so does checkpoint.directory", "name a second place, or none"],
+            )
+            for one, other in [
+                ("gs://a/b", "gs://a/b/"),
+                ("gs://a/b", "gcs://a//b"),
+                ("all/here", "./all/x/../here"),
+                ("all/here", f"file://{os.getcwd()}/all/here"),
+                (None, "runs/checkpoints"),  # where that run has its own
+            ]
+        ),
         ({"hang.seconds": 0.0}, ["hang.seconds=0.0", "greater than 0"]),
         ({"mesh.fsdp": -1, "mesh.replica": -1}, ["only one axis may be -1", "mesh.replica and mesh.fsdp"]),
         ({"mesh.fsdp": -1, "mesh.tensor": -1}, ["only one axis may be -1", "mesh.fsdp and mesh.tensor"]),

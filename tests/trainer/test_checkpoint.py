@@ -243,7 +243,7 @@ def test_commit_appears_whole_and_once(tmp_path: Path, backend: Backend, monkeyp
 
     checkpoint.save(tmp_path, 1, "attempt-1", TENSORS, {}, backend)
     monkeypatch.setattr(os, "link", full)
-    with pytest.raises(checkpoint.SaveError):
+    with pytest.raises(DataError):
         checkpoint.save(tmp_path, 2, "attempt-1", TENSORS, {}, backend)
     assert found(tmp_path).step == 1
     monkeypatch.undo()
@@ -253,7 +253,7 @@ def test_commit_appears_whole_and_once(tmp_path: Path, backend: Backend, monkeyp
 
 def test_a_committed_step_is_never_replaced(tmp_path: Path, backend: Backend) -> None:
     checkpoint.save(tmp_path, 1, "attempt-1", TENSORS, {"first": True}, backend)
-    with pytest.raises(checkpoint.SaveError, match="could not be written"):
+    with pytest.raises(DataError, match="could not be written"):
         checkpoint.save(tmp_path, 1, "attempt-2", TENSORS, {"first": False}, backend)
     assert found(tmp_path).state == {"first": True}
 
@@ -427,8 +427,22 @@ def test_the_newest_of_each_span_of_hours_stays_for_good(tmp_path: Path) -> None
 def test_a_step_that_somebody_holds_stays(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         committed_at(tmp_path, step, step)
-    assert checkpoint.retain(tmp_path, 1, None, held={1, 7}) == [1, 3]
+    assert checkpoint.retain(tmp_path, 1, None, needed={1, 7}) == [1, 3]
     assert checkpoint.retain(tmp_path, 1, None) == [3]
+
+
+def test_what_came_to_nothing_in_a_step_that_is_kept_is_removed(tmp_path: Path, backend: Backend) -> None:
+    """But for what is in quarantine there."""
+    for attempt in ("attempt-1", "attempt-2"):
+        checkpoint.save(tmp_path, 1, attempt, TENSORS, {}, backend)
+        if attempt == "attempt-1":
+            quarantine(patient(tmp_path), 1, "a test")
+    checkpoint.write_payload(Folder(tmp_path), 1, "attempt-0", 0, checkpoint.holding(TENSORS, first=True))
+    (tmp_path / "step-00000001/.COMMIT-0123abcd.partial").write_bytes(b"{")
+    checkpoint.save(tmp_path, 2, "attempt-3", TENSORS, {}, backend)
+    assert checkpoint.retain(tmp_path, 2, None) == [1, 2]
+    assert sorted(path.name for path in (tmp_path / "step-00000001").iterdir()) == ["COMMIT", "attempt-1", "attempt-2"]
+    assert found(tmp_path, 1).attempt == "attempt-2"
 
 
 def test_what_is_in_quarantine_stays_as_long_as_steps_of_its_age(tmp_path: Path) -> None:

@@ -5,70 +5,39 @@ from __future__ import annotations
 import functools
 import random
 import re
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from conf.exits import ConfigError, DataError
-from tests.trainer.faulty_store import Died, FaultyStore, HttpError, Shelf, mortal_disk
+from tests.chaos.storage import (
+    PROCESSES,
+    STORES,
+    damages,
+    deaths_at_calls_to_the_disk,
+    deaths_at_writing_calls,
+    failing_requests,
+    flip,
+    loaded,
+    save,
+    shelf,
+    small_pieces,
+)
+from tests.trainer.faulty_store import Died, FaultyStore, HttpError
 from tests.trainer.threads import on_each
 from trainer import checkpoint
-from trainer.checkpoint import quarantine, saving
-from trainer.checkpoint import store as storage
+from trainer.checkpoint import quarantine
 from trainer.checkpoint.committed import in_quarantine
-from trainer.checkpoint.parts import Held, Holding
-from trainer.checkpoint.store import Bucket, Folder, Store, patient
-
-PROCESSES = 2
-WHOLE = {"a": {"shape": [6, 5], "dtype": "float32"}, "b": {"shape": [7], "dtype": "float32"}}
+from trainer.checkpoint.store import Folder, patient
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """No pauses; what they would have been. Files come in small pieces, so that there are many."""
-    waited: list[float] = []
-    monkeypatch.setattr(storage, "_sleep", waited.append)
-    monkeypatch.setattr("trainer.checkpoint.payload.PIECE", 64)
-    monkeypatch.setattr(storage, "_BLOCK", 128)
-    return waited
-
-
-def held(step: int, rank: int) -> Holding:
-    """A process's half of `a`, and of the first one `b`; every number is the step's."""
-    parts = [Held("a", [3 * rank, 0], torch.full((3, 5), float(step)))]
-    return Holding(WHOLE, parts + ([Held("b", [0], torch.full((7,), float(step)))] if rank == 0 else []))
-
-
-def save(store: Store, step: int, attempt: str, keep_last: int = 9) -> None:
-    """All of a save, as the processes do it one after the other."""
-    indexes = [checkpoint.write_payload(store, step, attempt, rank, held(step, rank)) for rank in range(PROCESSES)]
-    saving.commit(store, step, attempt, PROCESSES, {"step": step})
-    for index in indexes:
-        checkpoint.verify_written(store, step, attempt, index)
-    checkpoint.retain(store, keep_last, None)
-
-
-def loaded(store: Store) -> tuple[int, list[tuple[int, str]]]:
-    """The step that a run goes on from, each number of it looked at, and what was put aside."""
-    aside: list[tuple[int, str]] = []
-    (found,) = on_each(1, lambda alone: checkpoint.newest_sound([store], alone, lambda *said: aside.append(said)))
-    if isinstance(found, Exception):
-        raise found
-    for name, whole in WHOLE.items():
-        into = torch.zeros(whole["shape"])
-        checkpoint.load_tensors(found, {name: into}, left=lambda name: True)
-        assert (into == found.step).all(), f"{name} is a mixture"
-    assert found.state == {"step": found.step}
-    return found.step, aside
-
-
-def shelf() -> Bucket:
-    return Bucket(Shelf(), "shelf://bucket/run")
-
-
-STORES = {"folder": lambda path: Folder(path), "bucket": lambda path: shelf()}
+def at_once() -> Iterator[list[float]]:
+    """No pauses; what they would have been."""
+    with small_pieces() as waited:
+        yield waited
 
 
 # --- death at every call
@@ -76,28 +45,7 @@ STORES = {"folder": lambda path: Folder(path), "bucket": lambda path: shelf()}
 
 @pytest.mark.parametrize("kind", STORES)
 def test_a_death_at_any_writing_call_leaves_the_last_commit(kind: str, tmp_path: Path) -> None:
-    """Saves step 2, verifies it and removes step 1; dies at each call of that in turn, and saves it once more."""
-    survived, number = [], 0
-    while True:
-        number += 1
-        store = STORES[kind](tmp_path / str(number))
-        save(store, 1, "attempt-1")
-        faulty = FaultyStore(store, die_at=number)
-        try:
-            save(faulty, 2, "attempt-2", keep_last=1)
-        except Died:
-            step, aside = loaded(store)
-            assert not aside
-            for each in checkpoint.committed_steps(store):  # none is seen half removed
-                checkpoint.find(store, each).verify()
-            survived.append(step)
-            if step == 1:
-                save(store, 2, "attempt-3", keep_last=1)
-            checkpoint.retain(store, 1, None)
-            assert loaded(store) == (2, [])
-            assert checkpoint.committed_steps(store) == [2]
-        else:
-            break
+    survived = list(deaths_at_writing_calls(kind, tmp_path))
     assert len(survived) > 25
     assert survived == sorted(survived)  # step 1 up to a call, step 2 from then on
     assert {*survived} == {1, 2}
@@ -105,25 +53,9 @@ def test_a_death_at_any_writing_call_leaves_the_last_commit(kind: str, tmp_path:
 
 @pytest.mark.parametrize("loses", [False, True], ids=["process", "power"])
 def test_a_death_at_any_call_to_the_disk_leaves_the_last_commit(tmp_path: Path, loses: bool) -> None:
-    """The same below the store: each open, write, fsync, link, unlink, mkdir and rmdir."""
-    survived, number = [], 0
-    while True:
-        number += 1
-        store = Folder(tmp_path / str(number))
-        save(store, 1, "attempt-1")
-        try:
-            with mortal_disk(number, loses) as calls:
-                save(store, 2, "attempt-2", keep_last=1)
-        except Died:
-            step, aside = loaded(store)
-            assert not aside
-            survived.append(step)
-            if step == 1:
-                save(store, 2, "attempt-3")
-                assert loaded(store) == (2, [])
-        else:
-            break
-    assert {call.split()[0] for call in calls} >= {"open", "write", "fsync", "link", "unlink", "mkdir", "rmdir"}
+    calls: set[str] = set()
+    survived = list(deaths_at_calls_to_the_disk(tmp_path, loses, calls))
+    assert calls >= {"open", "write", "fsync", "link", "unlink", "mkdir", "rmdir"}
     assert len(survived) > 50
     assert survived == sorted(survived)
     assert {*survived} == {1, 2}
@@ -132,30 +64,7 @@ def test_a_death_at_any_call_to_the_disk_leaves_the_last_commit(tmp_path: Path, 
 @pytest.mark.parametrize("how", ["before", "after"])
 @pytest.mark.parametrize("error", [Died, HttpError], ids=["death", "503"])
 def test_a_request_to_a_bucket_that_fails_leaves_the_last_commit(how: str, error: type[BaseException]) -> None:
-    """Each request of a save in turn is not heard, or is carried out and its answer lost."""
-    outcomes, number = [], 0
-    while True:
-        number += 1
-        store = shelf()
-        save(store, 1, "attempt-1")
-        requests = store._storage.requests
-        requests.count, requests.at, requests.how, requests.error = 0, number, how, error
-        try:
-            save(store, 2, "attempt-2")
-            saved = True
-        except (Died, OSError):
-            saved = False
-        if requests.count < number:
-            break
-        requests.at = -1
-        step, aside = loaded(store)
-        assert not aside
-        assert step == 2 or not saved
-        outcomes.append(step)
-        if step == 1:
-            checkpoint.discard(store, 2, "attempt-2")
-            save(store, 2, "attempt-3")
-        assert loaded(store)[0] == 2
+    outcomes = list(failing_requests(how, error))
     assert len(outcomes) > 15
     assert outcomes == sorted(outcomes)
     assert {*outcomes} == {1, 2}
@@ -178,54 +87,70 @@ def test_a_commit_whose_answer_is_lost_counts_and_keeps_its_files() -> None:
     assert loaded(store) == (1, [])
 
 
+def test_a_commit_that_nobody_could_ask_for_counts_at_the_next_try(tmp_path: Path) -> None:
+    """Its answer is lost, and then storage is silent: the same step, saved again, finds it there."""
+
+    class Losing(FaultyStore):
+        def create(self, name: str, data: bytes) -> None:
+            super().create(name, data)
+            if name == "COMMIT":
+                self._root.silent = 10**6
+                raise OSError("the answer is lost")
+
+        def within(self, folder: str) -> Losing:
+            below = Losing(self._store.within(folder))
+            below._root = self._root
+            return below
+
+    def tries(alone) -> None:
+        tensors = {"a": torch.full((6, 5), 1.0), "b": torch.full((7,), 1.0)}
+        with pytest.raises(DataError, match=r"COMMIT cannot be reached"):
+            checkpoint.save(Losing(Folder(tmp_path)), 1, "attempt-1", tensors, {"step": 1}, alone)
+        checkpoint.save(Folder(tmp_path), 1, "attempt-2", tensors, {"step": 1}, alone)
+        assert checkpoint.find(tmp_path).attempt == "attempt-1"
+        with pytest.raises(DataError, match="File exists"):  # which is another checkpoint
+            checkpoint.save(Folder(tmp_path), 1, "attempt-3", tensors, {"step": 1, "other": 1}, alone)
+
+        broken = tmp_path / "step-00000001/attempt-1/rank-00000.safetensors"
+        broken.write_bytes(flip(broken.read_bytes(), random.Random(1)))
+        with pytest.raises(DataError, match="does not have the sha256"):  # what counts is read back
+            checkpoint.save(Folder(tmp_path), 1, "attempt-4", tensors, {"step": 1}, alone)
+        checkpoint.save(Folder(tmp_path), 1, "attempt-5", tensors, {"step": 1}, alone)
+
+    assert on_each(1, tries) == [None]
+    assert loaded(Folder(tmp_path)) == (1, [])
+    assert checkpoint.find(tmp_path).attempt == "attempt-5"
+
+
+def test_a_copy_says_which_of_two_places_failed(tmp_path: Path) -> None:
+    """A disk that can no longer be read is not the bucket's fault."""
+    save(Folder(tmp_path), 1, "attempt-1")
+    silent, bucket = FaultyStore(Folder(tmp_path)), shelf()
+
+    class FallsSilent(FaultyStore):
+        def read(self, name: str, begin: int = 0, length: int | None = None) -> bytes:
+            if name.endswith(".safetensors"):
+                raise OSError(5, "Input/output error")
+            return super().read(name, begin, length)
+
+        def within(self, folder: str) -> FallsSilent:
+            return FallsSilent(self._store.within(folder))
+
+    with pytest.raises(DataError, match=rf"^{tmp_path}/.*rank-00000\.safetensors cannot be reached \(OSError: .*Input"):
+        checkpoint.copy_payload(FallsSilent(silent), bucket, 1, "attempt-2", 0, PROCESSES)
+    assert bucket.names() == []
+
+
 # --- broken files
-
-
-def flip(data: bytes, draw: random.Random) -> bytes:
-    at, bit = draw.randrange(len(data)), 1 << draw.randrange(8)
-    return data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
-
-
-def cut(data: bytes, draw: random.Random) -> bytes:
-    return data[: draw.randrange(len(data))]
-
-
-def gone(data: bytes, draw: random.Random) -> None:
-    return None
 
 
 def test_200_damages_are_each_found_and_the_step_before_is_loaded(tmp_path: Path) -> None:
     """Bits, lengths and existence of every file of a committed step. Afterwards the step can be committed again."""
-    draw, sound = random.Random(5), Folder(tmp_path / "sound")
-    for step in (1, 2):
-        save(sound, step, f"attempt-{step}")
-    files = [name for name in sound.names() if name.startswith("step-00000002/")]
-    assert len(files) == PROCESSES + 2
-    seen = set()
-    for number in range(200):
-        name, damage = draw.choice(files), draw.choice((flip, flip, cut, gone))
-        seen.add((name, damage.__name__))
-        folder = tmp_path / "damaged"
-        shutil.copytree(sound.path, folder)
-        data = damage((folder / name).read_bytes(), draw)
-        (folder / name).unlink()
-        if data is not None:
-            (folder / name).write_bytes(data)
-        what = f"{number}: {damage.__name__} of {name}"
-        step, aside = loaded(Folder(folder))
-        assert step == 1, what
-        if name.endswith("/COMMIT") and data is None:
-            assert aside == [], what  # a step without COMMIT does not exist
-        else:
-            ((broken, reason),) = aside
-            assert broken == 2, what
-            assert Path(name).name in reason or name.endswith("/COMMIT"), what  # a COMMIT may name another attempt
-            assert in_quarantine(Folder(folder)) == {2: reason}
-            if number % 20 == 0:
-                save(Folder(folder), 2, "attempt-3")
-                assert loaded(Folder(folder)) == (2, [])
-        shutil.rmtree(folder)
-    assert len(seen) == len(files) * 3
+    done = list(damages(tmp_path, 200))
+    for damage in done:
+        assert damage.found, damage
+        assert damage.recovered, damage
+    assert len({(damage.file, damage.how) for damage in done}) == (PROCESSES + 2) * 3
 
 
 def test_a_death_while_a_step_is_put_aside_is_completed_by_the_next_start(tmp_path: Path) -> None:
@@ -287,9 +212,8 @@ def test_a_payload_that_does_not_read_back_is_put_aside_at_once(tmp_path: Path) 
     save(Folder(tmp_path), 1, "attempt-1")
     tensors = {"a": torch.ones(6, 5), "b": torch.ones(7)}
     (failure,) = on_each(1, lambda alone: checkpoint.save(Lying(tmp_path), 2, "attempt-2", tensors, {"step": 2}, alone))
-    assert isinstance(failure, checkpoint.SaveError)
-    assert not failure.committed
-    assert "rank-00000.safetensors does not read back as it was written" in str(failure)
+    assert isinstance(failure, DataError)
+    assert "rank-00000.safetensors does not have the sha256 of the manifest (corrupt)" in str(failure)
     assert loaded(Folder(tmp_path)) == (1, [])
 
 

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, find, step_name
+from trainer.checkpoint.newest import newest, steps_of
 from trainer.checkpoint.retention import retain, withdraw
 from trainer.checkpoint.store import Folder, Store, open_store
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from trainer.checkpoint.resume import newest_sound, verify_together
     from trainer.checkpoint.saving import (
         Index,
-        SaveError,
         commit,
+        committing,
         discard,
         new_attempt,
+        reading_back,
         refuse_broken,
         save,
         verify_written,
@@ -38,10 +40,11 @@ _WITH_TORCH = {
     "snapshot": ("Snapshot",),
     "saving": (
         "Index",
-        "SaveError",
         "commit",
+        "committing",
         "discard",
         "new_attempt",
+        "reading_back",
         "refuse_broken",
         "save",
         "verify_written",
@@ -59,11 +62,11 @@ __all__ = [
     "Held",
     "Holding",
     "Index",
-    "SaveError",
     "Snapshot",
     "Store",
     "commit",
     "committed_steps",
+    "committing",
     "copy_commit",
     "copy_payload",
     "discard",
@@ -72,14 +75,17 @@ __all__ = [
     "load_tensors",
     "meet",
     "new_attempt",
+    "newest",
     "newest_sound",
     "on_all",
     "open_store",
     "read_tensor",
+    "reading_back",
     "refuse_broken",
     "retain",
     "save",
     "step_name",
+    "steps_of",
     "verify_together",
     "verify_written",
     "withdraw",

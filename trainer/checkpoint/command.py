@@ -1,5 +1,5 @@
-"""`gemcutter checkpoint ls|verify|diff`: the committed steps of a run, whether every byte of them is whole, and what
-changed from one to another. Changes nothing.
+"""`gemcutter checkpoint ls|verify|diff`: the committed steps of a run, in each place where it keeps them, whether every
+byte of them is whole, and what changed from one to another. Changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from conf import schema
 from conf.exits import DATA, DONE, ConfigError
 from trainer.arguments import Arguments
 from trainer.checkpoint.committed import (
@@ -27,8 +26,9 @@ from trainer.checkpoint.committed import (
     quarantined,
     step_name,
 )
+from trainer.checkpoint.newest import newest, steps_of
 from trainer.checkpoint.store import Patient, patient
-from trainer.run_directory import existing_run, flat, read_config
+from trainer.run_directory import checkpoint_places, existing_run, flat, read_config
 
 
 def look(arguments: list[str]) -> int:
@@ -50,16 +50,15 @@ def look(arguments: list[str]) -> int:
     # What is read by a program is not broken into lines.
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     if chosen.what == "ls":
-        return _list(_store(chosen.run), console)
+        return max(_list(store, console) for store in _stores(chosen.run))
     if chosen.what == "verify":
-        return _verify(_store(chosen.run), chosen.step, console)
+        return _verify(_stores(chosen.run), chosen.step, console)
     return _compare(chosen.run, chosen.other, chosen.steps, chosen.all, console)
 
 
-def _store(run: str) -> Patient:
+def _stores(run: str) -> list[Patient]:
     path = existing_run(run)
-    document = read_config(path)
-    return patient(schema.checkpoints_of(path, document["run_id"], document["config"]["checkpoint"]["directory"]))
+    return [patient(place) for place in checkpoint_places(path, read_config(path))]
 
 
 def _list(store: Patient, console: Console) -> int:
@@ -92,8 +91,16 @@ def _list(store: Patient, console: Console) -> int:
     return DONE
 
 
-def _verify(store: Patient, step: int | None, console: Console) -> int:
-    steps = committed_steps(store) if step is None else [step]
+def _verify(stores: list[Patient], step: int | None, console: Console) -> int:
+    if step is None:
+        return max(_verify_steps(store, committed_steps(store), console) for store in stores)
+    have = [store for store in stores if step in committed_steps(store)]
+    if not have:
+        newest(stores, step)  # which says why
+    return max(_verify_steps(store, [step], console) for store in have)
+
+
+def _verify_steps(store: Patient, steps: list[int], console: Console) -> int:
     table, broken = Table("step", "attempt", "files", "bytes", "verdict"), 0
     for each in steps:
         try:
@@ -113,14 +120,14 @@ def _verify(store: Patient, step: int | None, console: Console) -> int:
 
 
 def _compare(run: str, other: str | None, steps: list[int] | None, everything: bool, console: Console) -> int:
-    first, second = _store(run), _store(other or run)
+    first, second = _stores(run), _stores(other or run)
     if steps is None:
-        have = committed_steps(first)
-        last = committed_steps(second)[-1:]
-        steps = [*have[-1:], *last] if other else have[-2:]
+        have = steps_of(first)
+        steps = [*have[-1:], *steps_of(second)[-1:]] if other else have[-2:]
     if len(steps) != 2:
-        raise ConfigError(f"there are no two steps to compare in {first}: name them, or another run")
-    pair = [find(store, step) for store, step in zip((first, second), steps, strict=True)]
+        where = " or ".join(map(str, first))
+        raise ConfigError(f"there are no two steps to compare in {where}: name them, or another run")
+    pair = [newest(stores, step, every_byte=True) for stores, step in zip((first, second), steps, strict=True)]
     a, b = (found for found in pair if found is not None)
     names = [f"{found.payload}" for found in (a, b)]
     console.print(f"a: {names[0]}\nb: {names[1]}")
@@ -151,8 +158,6 @@ def _print_tensors(a: Committed, b: Committed, everything: bool, console: Consol
 
     table, equal = Table("tensor", "shape", "", "largest difference"), 0
     table.columns[3].justify = "right"
-    for found in (a, b):
-        found.verify()
     for name in sorted(a.tensors.keys() | b.tensors.keys()):
         ours, theirs = a.tensors.get(name), b.tensors.get(name)
         if ours is None or theirs is None:

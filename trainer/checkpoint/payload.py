@@ -20,7 +20,7 @@ from trainer.checkpoint.committed import PIECE, BrokenError, Committed, Part
 from trainer.checkpoint.store import Store
 
 _ALIGNMENT = 8  # bytes: the values begin at a multiple of it
-DTYPES = {
+_SAFETENSORS_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
@@ -62,7 +62,11 @@ def _stream(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     header, end = {}, 0
     for key, tensor in ordered:
         begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[key] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[key] = {
+            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     yield len(text).to_bytes(8, "little") + text
@@ -112,7 +116,7 @@ class Payload:
         """Where a part's values lie behind the header, which must say of it what the manifest says."""
         said = header.get(part.key, {})
         begin, end = said.get("data_offsets", (0, 0))
-        due = {"dtype": DTYPES[dtype], "shape": part.shape, "bytes": math.prod(part.shape) * dtype.itemsize}
+        due = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": part.shape, "bytes": math.prod(part.shape) * dtype.itemsize}
         found = {"dtype": said.get("dtype"), "shape": said.get("shape"), "bytes": end - begin}
         if found != due or begin < 0:
             raise BrokenError(

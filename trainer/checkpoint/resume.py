@@ -6,17 +6,16 @@ then ends, and nothing is put aside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from conf.exits import DataError
 from trainer.backend import Backend
 from trainer.checkpoint.agreement import on_all
-from trainer.checkpoint.committed import BrokenError, Committed, committed_steps, in_quarantine, opened
+from trainer.checkpoint.committed import BrokenError, Committed, in_quarantine, opened
+from trainer.checkpoint.newest import Tell, by_age
 from trainer.checkpoint.quarantine import finish, quarantine
 from trainer.checkpoint.store import Patient, Store, patient
-
-Tell = Callable[[int, str], None]
 
 _DIGITS = 12  # of a digest that processes compare: `Backend.agree` keeps whole numbers of up to 53 bits
 
@@ -93,11 +92,9 @@ def _choose(stores: Sequence[Patient], tell: Tell) -> tuple[int, Committed] | No
     """
     for store in stores:
         finish(store)
-    there = [(step, -place) for place, store in enumerate(stores) for step in committed_steps(store)]
-    for step, place in sorted(there, reverse=True):
-        store = stores[-place]
+    for step, store in by_age(stores):
         try:
-            return -place, opened(store, step)
+            return stores.index(store), opened(store, step)
         except BrokenError as broken:
             tell(step, broken.reason)
             quarantine(store, step, broken.reason)

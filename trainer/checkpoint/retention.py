@@ -15,7 +15,7 @@ from trainer.checkpoint.committed import (
     is_committed,
     step_name,
 )
-from trainer.checkpoint.store import Patient, Store, patient
+from trainer.checkpoint.store import PARTIAL, Patient, Store, patient
 
 
 def retain(
@@ -23,12 +23,12 @@ def retain(
     keep_last: int,
     keep_every: int | None,
     keep_hours: float | None = None,
-    held: Collection[int] = (),
+    needed: Collection[int] = (),
 ) -> list[int]:
-    """Remove old committed steps, and tries older than the latest commit that never finished.
+    """Remove old committed steps, and what is left of tries that came to nothing, up to the latest commit.
 
     To be called by one process, once the latest commit was verified. Keeps the newest `keep_last`, each multiple of
-    `keep_every`, the newest of each span of `keep_hours`, and those that are `held`; of those in quarantine the ones
+    `keep_every`, the newest of each span of `keep_hours`, and those that are `needed`; of those in quarantine the ones
     that are newer than the oldest of the newest `keep_last`. A step loses its COMMIT first, so that it is never seen
     half removed. Returns the steps that are left.
 
@@ -40,14 +40,31 @@ def retain(
     if not steps:
         return []
     newest = steps[-keep_last:]
-    kept = {*newest, *(step for step in steps if keep_every and step % keep_every == 0), *(set(steps) & set(held))}
+    kept = {*newest, *(step for step in steps if keep_every and step % keep_every == 0), *(set(steps) & set(needed))}
     kept |= _newest_of_spans(store, steps, keep_hours) if keep_hours else set()
     for step, names in files.items():
         aside = any(name.endswith(f"/{QUARANTINE}") for name in names)
         if step < steps[-1] and step not in kept and not (aside and step >= newest[0]):
-            for name in sorted(names, key=lambda name: name != COMMIT):
-                store.delete(f"{step_name(step)}/{name}")
+            gone = sorted(names, key=lambda name: name != COMMIT)
+        else:
+            gone = _leftovers(store, step, names) if step in kept else []
+        for name in gone:
+            store.delete(f"{step_name(step)}/{name}")
     return sorted(kept)
+
+
+def _leftovers(store: Patient, step: int, names: list[str]) -> list[str]:
+    """Files in a committed step that are neither of the attempt that was committed nor of one in quarantine."""
+    gone = [name for name in names if name.endswith(PARTIAL)]
+    attempts = {name.split("/")[0] for name in names if "/" in name}
+    attempts -= {name.split("/")[0] for name in names if name.endswith(f"/{QUARANTINE}")}
+    if len(attempts) > 1:
+        try:
+            attempts.discard(commit_of(store, step)["attempt"])
+        except BrokenError:
+            return gone
+        gone += [name for name in names if name.split("/")[0] in attempts and name not in gone]
+    return gone
 
 
 def _newest_of_spans(store: Patient, steps: list[int], hours: float) -> set[int]:

@@ -2,17 +2,18 @@
 
 First `write_payload` on every process; when all are done, `commit` on one; then `verify_written` on every process, and
 only when all found what they wrote may older steps go. None of them waits for another process, so a thread beside
-training may run them; `save` runs them all at once.
+training may run them: `committing` and `reading_back` give them as tasks, and `save` waits for these.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from trainer.checkpoint.committed import (
     COMMIT,
     FORMAT,
     MANIFEST,
+    QUARANTINE,
     BrokenError,
     Part,
     digest_of,
+    find,
     opened,
+    read_commit,
     sealed,
     step_name,
 )
@@ -36,22 +40,13 @@ from trainer.checkpoint.parts import Holding, holding
 from trainer.checkpoint.payload import write_tensors
 from trainer.checkpoint.quarantine import quarantine
 from trainer.checkpoint.store import Patient, Store, open_store, patient
+from trainer.checkpoint.together import INCIDENTS, Task, Tasks, Together
 from trainer.sharded import Parted
 
 Index = dict[str, Any]  # what one process wrote: files with bytes and sha256, parts, and tensors as a whole
 
+_POLL = 1.0  # seconds a process waits for its own task before it looks at the others
 _RANDOM_BITS = 48  # of an attempt's name: `Backend.agree` keeps whole numbers of up to 53
-
-
-class SaveError(Exception):
-    """A checkpoint could not be written or verified; every process raises it together.
-
-    committed  whether the step is committed all the same: it was, and could not be read back
-    """
-
-    def __init__(self, message: str, committed: bool = False) -> None:
-        super().__init__(message)
-        self.committed = committed
 
 
 def new_attempt(number: int, backend: Backend) -> str:
@@ -105,15 +100,28 @@ def commit(store: Store, step: int, attempt: str, processes: int, state: dict[st
 
 
 def create_commit(folder: Store, attempt: str, manifest: bytes) -> None:
-    """Commit the attempt of a step's folder, which has this manifest. Raises OSError as `commit` does."""
+    """Commit the attempt of a step's folder, which has this manifest. Raises OSError as `commit` does.
+
+    A COMMIT that is there for the same manifest does as well, whichever attempt it names: an answer may get lost on its
+    way, and then the question too whether it was one.
+    """
     digest = hashlib.sha256(manifest).hexdigest()
     said = sealed({"format": FORMAT, "attempt": attempt, "manifest_sha256": digest, "time": time.time()})
     try:
         folder.create(COMMIT, said)
     except OSError:
-        # An answer may get lost on its way, and a client that then asked again is told that the file is there.
-        if _read_if_there(folder, COMMIT) != said:
+        if not _is_committed_as(folder, digest):
             raise
+
+
+def _is_committed_as(folder: Store, digest: str) -> bool:
+    """Whether a step's folder has a COMMIT, which is not void, for the manifest of this sha256."""
+    there = _read_if_there(folder, COMMIT)
+    try:
+        commit = {} if there is None else read_commit(there, COMMIT, 0)
+    except BrokenError:
+        return False
+    return commit.get("manifest_sha256") == digest and not folder.size(f"{commit['attempt']}/{QUARANTINE}")
 
 
 def _refuse_gaps(manifest: dict[str, Any], where: str) -> None:
@@ -161,6 +169,45 @@ def discard(store: Store, step: int, attempt: str) -> None:
         store.delete(name)
 
 
+def committing(first: bool, write: Callable[[], Index], commit: Task) -> Generator[Task | None, None, Index]:
+    """The tasks of a save until the step exists, as `Together` does them: every process writes, and the first commits.
+
+    Gives what this process wrote. Raises what kept the step from being committed.
+    """
+    index: Index = {}
+
+    def write_own() -> None:
+        index.update(write())
+
+    yield write_own
+    yield commit if first else None
+    return index
+
+
+def reading_back(
+    store: Store, step: int, attempt: str, index: Index, first: bool
+) -> Generator[Task | None, None, Exception | None]:
+    """The tasks after these: every process reads back what it wrote.
+
+    Gives what kept a step from being read back that stands all the same; None: it is verified. Raises BrokenError once
+    a step that is not what was written is in quarantine, and what kept it from getting there.
+    """
+
+    def verify() -> None:
+        if first:
+            found = find(store, step)  # which holds the manifest against the COMMIT
+            if found is not None and found.attempt != attempt:
+                found.verify()  # that one counts, see `create_commit`
+        verify_written(store, step, attempt, index)
+
+    try:
+        yield verify
+    except INCIDENTS as error:
+        yield functools.partial(refuse_broken, store, step) if first else None
+        return error
+    return None
+
+
 def save(
     place: Store | Path | str,
     step: int,
@@ -177,43 +224,29 @@ def save(
         state: what else a restart needs, as JSON.
 
     Raises:
-        SaveError: on every process when one of them could not write, or what was committed does not read back; the step
-            is then in quarantine. Earlier steps are untouched.
+        DataError: on every process when one of them could not write, or what was committed does not read back; a step
+            that is broken is then in quarantine. Earlier steps are untouched.
     """
-    store, rank = open_store(place), backend.processes.rank
-    where = f"{store}/{step_name(step)}/{attempt}"
-    index: dict[str, Any] = {}
+    store, rank, size = open_store(place), backend.processes.rank, backend.processes.size
 
-    def write() -> None:
-        index.update(write_payload(store, step, attempt, rank, holding(tensors, first=rank == 0)))
+    def write() -> Index:
+        return write_payload(store, step, attempt, rank, holding(tensors, first=rank == 0))
 
-    def commit_all() -> None:
-        if rank == 0:
-            commit(store, step, attempt, backend.processes.size, state)
+    def tasks() -> Tasks:
+        where = f"{store}/{step_name(step)}/{attempt}"
+        try:
+            index = yield from committing(rank == 0, write, lambda: commit(store, step, attempt, size, state))
+            unread = yield from reading_back(store, step, attempt, index, rank == 0)
+        except INCIDENTS as error:
+            raise DataError(f"{where} could not be written: {error}") from error
+        if unread is not None:
+            raise DataError(f"{where} could not be read back: {unread}") from unread
 
-    for phase in (write, commit_all):
-        failure = _failure(phase)
-        (failed,) = backend.agree([failure is not None])
-        if failed:
-            raise SaveError(_message(f"{where} could not be written", failure)) from failure
-    failure = _failure(lambda: verify_written(store, step, attempt, index))
-    broken, failed = backend.agree([isinstance(failure, BrokenError), failure is not None])
-    if broken and rank == 0:
-        quarantine(patient(store), step, _message(f"{where} does not read back as it was written", failure))
-    if failed:
-        raise SaveError(_message(f"{where} could not be read back", failure), committed=not broken) from failure
-
-
-def _failure(phase: Callable[[], None]) -> Exception | None:
-    try:
-        phase()
-    except (OSError, DataError) as error:
-        return error
-    return None
-
-
-def _message(what: str, failure: Exception | None) -> str:
-    return f"{what} by another process" if failure is None else f"{what}: {failure}"
+    work = Together()
+    work.begin(tasks())
+    while work.busy:
+        work.wait(_POLL)
+        work.agreed(backend.agree(work.flags(rank)), size)
 
 
 def _index_name(rank: int) -> str:

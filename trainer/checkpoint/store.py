@@ -30,6 +30,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before the second try; doubled
 _BLOCK = 16 * 2**20  # bytes of an upload on their way at once
 _CHANCE = random.Random()  # of its own, so that waiting does not move the random numbers of a run
 
+PARTIAL = ".partial"  # ends the name of a file that will be another one once it is whole
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -108,7 +109,7 @@ class Folder:
         _make(path.parent)
         # Written under another name and then linked: it appears whole or not at all, whatever happens meanwhile, and a
         # link, unlike a rename, never replaces a file that is there.
-        partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}.partial")
+        partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}{PARTIAL}")
         try:
             with partial.open("xb") as file:
                 file.write(data)
@@ -205,15 +206,18 @@ class Bucket:
     def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         with _told():
             file = self._storage.open(f"{self._url}/{name}", "wb", block_size=_BLOCK)
-            try:
-                for chunk in chunks:
+        try:
+            for chunk in chunks:  # not within `_told`: what these are read from may fail, too
+                with _told():
                     file.write(chunk)
+            with _told():
                 file.close()
-            except BaseException:
-                if isinstance(file, AbstractBufferedFile):
-                    file.closed = True  # closing it, as its end of life does, would make what came so far an object
+        except BaseException:
+            if isinstance(file, AbstractBufferedFile):
+                file.closed = True  # closing it, as its end of life does, would make what came so far an object
+                with _told():
                     file.discard()
-                raise
+            raise
 
     def create(self, name: str, data: bytes) -> None:
         with _told():

@@ -7,9 +7,12 @@ needs a collective operation of its own.
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+
+from conf.exits import DataError
 
 Task = Callable[[], None]
 Tasks = Generator[Task | None, None, None]  # None: only other processes have something to do
@@ -17,6 +20,9 @@ Tasks = Generator[Task | None, None, None]  # None: only other processes have so
 
 class ElsewhereError(Exception):
     """Another process could not do its task."""
+
+
+INCIDENTS = (OSError, DataError, ElsewhereError)  # what a save may fail with
 
 
 class Together:
@@ -42,6 +48,11 @@ class Together:
         self._tasks = tasks
         self._go_on(None)
 
+    def wait(self, seconds: float) -> None:
+        """Wait until this process has done its own task, but no longer."""
+        if self.task is not None:
+            concurrent.futures.wait([self.task], timeout=seconds)
+
     def flags(self, rank: int) -> list[float]:
         """What this process adds to the agreement: has it done its task, could it not, and who is it then."""
         if self.task is None:
@@ -52,7 +63,10 @@ class Together:
         return [float(not failed), float(failed), float(failed) * rank]
 
     def agreed(self, sums: Sequence[float], processes: int) -> None:
-        """Go on to the next task where the sums of all flags say that every process is through with this one."""
+        """Go on to the next task where the sums of all flags say that every process is through with this one.
+
+        Raises what the tasks do not catch; then there are none left.
+        """
         done, failed, who = sums
         if not self.busy or done + failed < processes:
             return
@@ -67,13 +81,13 @@ class Together:
 
     def _go_on(self, error: BaseException | None) -> None:
         assert self._tasks is not None
+        tasks, self._tasks, self.task = self._tasks, None, None
         self.begun += 1
         try:
-            task = next(self._tasks) if error is None else self._tasks.throw(error)
+            task = next(tasks) if error is None else tasks.throw(error)
         except StopIteration:
-            self._tasks = self.task = None
             return
-        self.task = None if task is None else _in_background(task)
+        self._tasks, self.task = tasks, None if task is None else _in_background(task)
 
 
 def _in_background(task: Task) -> Future[None]:

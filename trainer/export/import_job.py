@@ -28,7 +28,7 @@ from trainer.export.keras import open_keras
 from trainer.export.portable import Portable, check_names, check_shape, digest_of, shapes
 from trainer.model.config import GemmaConfig
 from trainer.model.sizes import ROW_MULTIPLE, SIZES
-from trainer.run_directory import FORMAT, config_sha256, held, read_config
+from trainer.run_directory import FORMAT, config_sha256, locked, read_config
 
 READERS: dict[str, Callable[[Path], Portable]] = {"hf": open_hf, "keras": open_keras}
 
@@ -56,7 +56,7 @@ def import_weights(job: schema.Job) -> int:
     run = schema.run_directory(run_id)
     with writing(run):
         run.mkdir(parents=True, exist_ok=True)
-    with held(run):
+    with locked(run):
         if (run / "config.yaml").is_file() and read_config(run)["identity"] != identity:
             raise ConfigError(f"{run} holds something else than {folder}: give the import another run_id or name")
         directory = checkpoint.open_store(schema.checkpoints_of(run, run_id, job.checkpoint.directory))
@@ -83,8 +83,6 @@ def commit(job: schema.Job, directory: checkpoint.Store, weights: Mapping[str, T
         attempt = checkpoint.new_attempt(0, backend)
         named = {f"model.{name}": tensor for name, tensor in weights.items()}
         checkpoint.save(directory, 0, attempt, named, {"step": 0, "tokens_seen": 0, **state}, backend)
-    except checkpoint.SaveError as error:
-        raise DataError(str(error)) from error
     finally:
         backend.close()
 

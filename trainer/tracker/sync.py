@@ -7,7 +7,7 @@ import sys
 from conf.exits import DATA, DONE
 from trainer.arguments import Arguments
 from trainer.liveness.stop import StopSignal
-from trainer.run_directory import existing_run, held, read_config
+from trainer.run_directory import existing_run, locked, read_config
 from trainer.tracker.follower import Follower
 
 
@@ -20,7 +20,7 @@ def sync(arguments: list[str]) -> int:
     config = document["config"]
     stop = StopSignal()
     stop.listen()
-    with held(path):
+    with locked(path):
         follower = Follower(path, document["run_id"], config | {"tracker": config["tracker"] | {"name": "wandb"}}, stop)
         follower.close(failed=None)
     for news in follower.news():

@@ -16,7 +16,7 @@ from trainer.sharded import Parted
 _C = torch_xla._XLAC
 
 
-Held = tuple[dict[str, int], Tensor]  # a chip's places on the axes, and what it holds, on the host
+OnChip = tuple[dict[str, int], Tensor]  # a chip's places on the axes, and what it holds, on the host
 
 
 class Stored:
@@ -28,7 +28,7 @@ class Stored:
 
     def __init__(self, tensor: Tensor, placement: Placement, mesh: Mesh) -> None:
         self.tensor, self.placement, self._mesh = tensor, placement, mesh
-        self._parts: list[Held] = []
+        self._parts: list[OnChip] = []
         self._devices: list[str] = []
         self._left = 0  # layers that are still to come
 
@@ -39,14 +39,14 @@ class Stored:
             return {name: Layer(self, None)}
         return {each: Layer(self, number) for number, each in enumerate(layer_names(name, layers))}
 
-    def download(self) -> list[Held]:
+    def download(self) -> list[OnChip]:
         """The parts, for one of the layers."""
         self._begin()
         parts = self._parts
         self._end()
         return parts
 
-    def upload(self, write: Callable[[list[Held]], None]) -> None:
+    def upload(self, write: Callable[[list[OnChip]], None]) -> None:
         """Let `write` fill one layer of the parts; with the last one the chips get them."""
         self._begin()
         write(self._parts)
@@ -91,7 +91,7 @@ class Layer(Parted):
         return found
 
     def fill(self, read: Callable[[Tensor, list[int]], None]) -> None:
-        def write(parts: list[Held]) -> None:
+        def write(parts: list[OnChip]) -> None:
             done: dict[tuple[int, ...], Tensor] = {}
             for place, part in parts:
                 own, offset = self._own(place, part)
