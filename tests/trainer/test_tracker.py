@@ -245,6 +245,31 @@ def test_when_training_is_killed_what_it_wrote_still_arrives(run: Trained, serve
         assert server.steps("small") == run.written
 
 
+HANGING = """
+import sys, threading
+from trainer.tracker import mirror
+class Hanging:
+    def __init__(self, what):
+        mirror.say(ready=True)
+        threading.Event().wait()
+mirror.Mirror, mirror.ORPHAN_SECONDS = Hanging, 0.2
+mirror.main()
+"""
+
+
+def test_a_client_that_hangs_does_not_outlive_training_for_long(tmp_path: Path) -> None:
+    """Where no order reaches it, and whoever would have killed it is gone."""
+    with subprocess.Popen([sys.executable, "-c", HANGING], stdin=PIPE, stdout=PIPE, text=True) as process:
+        process.stdin.write(json.dumps({"run": str(tmp_path), "run_id": "small"}) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"ready": True}
+        process.stdin.close()
+        try:
+            assert process.wait(timeout=10) == -signal.SIGALRM
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("mode", ["hang", "refused"])
 def test_a_server_that_fails_from_the_start_is_sent_all_later(run: Trained, mode: str) -> None:
     with serving() as server:
