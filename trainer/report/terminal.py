@@ -82,6 +82,8 @@ class Terminal:
 
     def say(self, event: str, facts: dict[str, Any]) -> None:
         """An event of the ledger, in words."""
+        if event == "rollback":  # what comes says how long the rest takes
+            self._first, self._began = facts["to_step"], time.monotonic()
         self._console.print(in_words(event, facts), highlight=False, soft_wrap=True, markup=False)
 
 
