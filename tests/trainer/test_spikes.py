@@ -97,7 +97,7 @@ def ranks(lab):
 
     def run(run_id: str, poisoned: str, *changes: str):
         lab.environment |= {"POISONED": poisoned}
-        done = lab.start(run_id, *LONG, *changes, launcher=("tests.trainer.poisoned", "2")).wait()
+        done = lab.end(run_id, *LONG, *changes, processes=2, work="tests.trainer.poisoned:as_rank")
         return done.code, done.said, done
 
     return run
