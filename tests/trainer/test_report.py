@@ -143,7 +143,7 @@ def test_what_ended_a_run_is_told_whatever_fails_in_the_end(inside, lab, monkeyp
 def test_a_report_that_cannot_begin_is_told_to_all(lab) -> None:
     """It begins on the first process only; the other one learns why that ended."""
     (lab.folder / "runs" / "unwritten" / "events.jsonl").mkdir(parents=True)
-    run = lab.end("unwritten", "steps=2", processes=2)
+    run = lab.start("unwritten", "steps=2", processes=2).wait()  # whose store outlives the first process
     assert run.code == 79, run.said
     fault = "runs/unwritten/events.jsonl cannot be written (Is a directory)"
     assert f"gemcutter train: {fault}" in run.said
