@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 import fsspec
 
@@ -34,6 +34,9 @@ PROTOCOLS = {
     "s3a": "s3", "hf": "hf",
 }  # fmt: skip
 _HTTP = ("http", "https")
+_SECRET = re.compile(r"(?i)(^|[._-])(secret|password|passwd|token|(access|api|secret)[_-]?key)$")
+_HIDDEN = "..."  # in place of what is secret
+Told = TypeVar("Told")
 _CHANCE = random.Random()  # of its own, so that waiting does not move the random numbers of a run
 
 
@@ -258,6 +261,11 @@ class Files:
 
 def split(url: str) -> tuple[str | None, str]:
     """Protocol and path of a URL; the protocol of a local path is None. Raises ConfigError for what may not be read."""
+    if f"://{_HIDDEN}@" in url or url.endswith(f"?{_HIDDEN}"):
+        raise ConfigError(
+            f"{url} lacks what is secret in it, which a run directory does not keep: write it into the run's "
+            "config.yaml, in full, to have it read"
+        )
     if url.startswith("pipe:"):
         raise ConfigError(f"{redacted(url)} would run a command: no shell is ever run to read data; name a path or URL")
     if re.search(r"^[^/]*::|::\w+://", url) or (protocol := _protocol(url)) not in {None, *PROTOCOLS}:
@@ -281,9 +289,21 @@ def open_file(url: str) -> IO[bytes]:
         raise DataError(f"{redacted(url)} cannot be opened ({said(error)})") from None
 
 
-def redacted(text: str) -> str:
-    """A text without what may be secret in its URLs: names and passwords before the host, and queries."""
-    return re.sub(r"(://[^\s?#'\"]*)\?[^\s'\")]*", r"\1?...", re.sub(r"://[^\s/@]+@", "://...@", text))
+def redacted(told: Told, name: str = "") -> Told:
+    """A text, or a tree of them, without what may be secret.
+
+    That is, in URLs, names and passwords before the host, and queries; and a text whose own name says that it is one.
+    """
+    if isinstance(told, dict):
+        return cast(Told, {key: redacted(value, str(key)) for key, value in told.items()})
+    if isinstance(told, list):
+        return cast(Told, [redacted(value, name) for value in told])
+    if not isinstance(told, str):
+        return told
+    if told and _SECRET.search(name):
+        return cast(Told, _HIDDEN)
+    hidden = re.sub(r"://[^\s/@]+@", f"://{_HIDDEN}@", told)
+    return cast(Told, re.sub(r"(://[^\s?#'\"]*)\?[^\s'\")]*", rf"\1?{_HIDDEN}", hidden))
 
 
 def said(error: Exception) -> str:

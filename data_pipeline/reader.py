@@ -68,7 +68,7 @@ class Block:
 class Shards:
     """A folder of token shards. Blocks are numbered through all shards."""
 
-    manifest: str  # path or URL
+    manifest: str  # path or URL, without what is secret in it
     sha256: str  # of the manifest, which through its hashes stands for every byte of the shards
     tokenizer_sha256: str
     vocab_size: int
@@ -101,18 +101,18 @@ class Shards:
         Raises DataError where a file is missing, broken, written by a newer version, or not of its recorded size.
         """
         files, name = Files.open(str(manifest), cache)
-        data = files.find(name)
+        data, shown = files.find(name), redacted(str(manifest))
         if data is None:
             raise DataError(
-                f"there are no token shards at {redacted(str(manifest))} (not found): run `gemcutter tokenize` first, "
+                f"there are no token shards at {shown} (not found): run `gemcutter tokenize` first, "
                 "or set data.manifest (data.held_out for held-out shards; null for none)"
             )
-        header = _header(data, str(manifest))
+        header = _header(data, shown)
         try:
             table = _Table.read(files, header["shards"]["name"], header["shards"]["sha256"])
             _check_presence(files, table)
             return cls(
-                manifest=str(manifest),
+                manifest=shown,
                 sha256=hashlib.sha256(data).hexdigest(),
                 tokenizer_sha256=header["tokenizer_sha256"],
                 vocab_size=header["vocab_size"],
@@ -130,7 +130,7 @@ class Shards:
             )
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"{manifest} lacks {error}: it was made by another version; rerun `gemcutter tokenize`"
+                f"{shown} lacks {error}: it was made by another version; rerun `gemcutter tokenize`"
             ) from error
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:

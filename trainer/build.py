@@ -15,6 +15,7 @@ from conf import schema
 from conf.exits import ConfigError
 from conf.json_lines import writing
 from data_pipeline.disk_cache import DiskCache
+from data_pipeline.files import redacted
 from data_pipeline.ramp import Ramp
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
@@ -88,9 +89,8 @@ def build(job: schema.Job, backend: Backend, clock: Stopwatch) -> tuple[Run, Par
         origin["init_sha256"] = last.state["origin"]["init_sha256"]
     elif last is None and begin is not None:
         origin["init_sha256"] = begin.checkpoint.sha256
-    run = Run(
-        model, optimizer, backend, stream.cursor(0), schema.identity(job), origin, stream.describe(), ramp, attempt
-    )
+    identity = redacted(schema.identity(job))
+    run = Run(model, optimizer, backend, stream.cursor(0), identity, origin, stream.describe(), ramp, attempt)
     if job.optim.ema is not None:
         run.average = Average(model, job.optim.ema, backend.zeros_like)
     if last is None:

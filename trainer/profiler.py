@@ -7,7 +7,7 @@ from torch.profiler import profile, record_function
 from conf import schema
 from conf.json_lines import writing
 from trainer.build import Parts
-from trainer.report import Report
+from trainer.report import Report, Stopwatch
 from trainer.run import Run
 
 
@@ -15,13 +15,14 @@ class Profiler:
     """Records from before the first of the steps until after the last, or as much of that as this attempt runs.
 
     Each process writes a trace of its own to `profiles/`, in Chrome's format, which Perfetto and W&B show. An attempt
-    that fails while it records writes none. Recording changes how long a step takes, and nothing else.
+    that fails while it records, or goes back to a checkpoint, writes none. Recording changes how long a step takes, and
+    nothing else.
     """
 
-    def __init__(self, job: schema.Job, run: Run, parts: Parts, report: Report) -> None:
+    def __init__(self, job: schema.Job, run: Run, parts: Parts, report: Report, clock: Stopwatch) -> None:
         self._steps = range(job.profile.steps[0], job.profile.steps[1] + 1) if job.profile.steps else range(0)
         self._folder, self._attempt = parts.directory.path / "profiles", run.attempt
-        self._backend, self._report = parts.backend, report
+        self._backend, self._report, self._clock = parts.backend, report, clock
         self._recording: tuple[int, profile] | None = None  # since which step
         self._step: tuple[int, record_function] | None = None
 
@@ -30,17 +31,20 @@ class Profiler:
 
     def __exit__(self, *error: object) -> None:
         if self._recording is not None:
-            self._write() if error[0] is None else self._recording[1].stop()
+            with self._clock.during("other"):
+                self._write() if error[0] is None else self._recording[1].stop()
 
     def before(self, step: int) -> None:
         """Start recording where this step is the first to be recorded, and write where it no longer is."""
         if self._recording is not None and step not in self._steps:
-            self._write()
+            with self._clock.during("other"):
+                self._write()
         if step not in self._steps:
             return
         if self._recording is None:
-            self._recording = step, profile()  # of the host and of the accelerator that torch finds
-            self._recording[1].start()
+            with self._clock.during("other"):
+                self._recording = step, profile()  # of the host and of the accelerator that torch finds
+                self._recording[1].start()
         self._end_step()
         self._step = step, record_function(f"step {step}")
         self._step[1].__enter__()

@@ -19,6 +19,7 @@ import yaml  # type: ignore[import-untyped]  # PyYAML ships neither annotations 
 from conf import schema
 from conf.exits import ConfigError, DataError
 from conf.json_lines import append_line, read_lines, writing
+from data_pipeline.files import redacted
 from data_pipeline.skips import Skip, Skips
 from trainer.checkpoint import Store, committed_steps, open_store
 
@@ -65,18 +66,23 @@ class RunDirectory:
         return max(attempts, default=0) + 1
 
     def _left_behind(self, directory: str | None) -> str | None:
-        before = open_store(schema.checkpoints_of(self.path, self.run_id, directory))
+        was = schema.checkpoints_of(self.path, self.run_id, directory)
+        if was == redacted(schema.checkpoint_directory(self._job)):
+            return None
+        before = open_store(was)
         return str(before) if str(before) != str(self.checkpoints) and committed_steps(before) else None
 
     def keep_config(self) -> None:
-        """Write config.yaml, once nothing refuses the job any more. Raises DataError where the disk is full."""
-        config = dataclasses.asdict(self._job)
+        """Write config.yaml, once nothing refuses the job any more. Raises DataError where the disk is full.
+
+        What is secret in a value is left out; the digest is of all of it.
+        """
         document = {
             "format": FORMAT,
             "run_id": self.run_id,
             "sha256": config_sha256(self._job),
-            "identity": schema.identity(self._job),
-            "config": config,
+            "identity": redacted(schema.identity(self._job)),
+            "config": redacted(dataclasses.asdict(self._job)),
         }
         temporary = self.path / ".config.yaml"
         with writing(temporary):
@@ -103,8 +109,9 @@ class RunDirectory:
         self.quarantined.append({"step": step, "reason": reason})
 
     def record(self, event: str, attempt: int, **facts: Any) -> None:
-        """Append to the ledger."""
-        append_line(self.path / "events.jsonl", {"time": time.time(), "attempt": attempt, "event": event, **facts})
+        """Append to the ledger, without what is secret."""
+        line = {"time": time.time(), "attempt": attempt, "event": event, **redacted(facts)}
+        append_line(self.path / "events.jsonl", line)
 
 
 def _lock(run: Path, seconds: float, remedy: str) -> int:
@@ -172,7 +179,7 @@ def refuse_other_identity(was: dict[str, Any], job: schema.Job, where: str) -> N
     Where the shards lie may change; that they are the same shards is what the data cursor proves. A key that the
     version which wrote `was` did not have had its default, in effect.
     """
-    now, defaults = schema.identity(job), schema.identity(schema.Job())
+    was, now, defaults = redacted(was), redacted(schema.identity(job)), schema.identity(schema.Job())
     if was.get("optim.schedule") in ("constant", "wsd"):  # as runs before 2026-11-25 wrote it
         was = {**was, "optim.schedule": "constant or wsd"}
     differences = [
@@ -194,8 +201,8 @@ def config_sha256(job: schema.Job) -> str:
 
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What is no part of the identity and differs."""
-    before, after = flat(was), flat(now)
+    """What is no part of the identity and differs, without what is secret."""
+    before, after = flat(redacted(was)), flat(redacted(now))
     return [
         (key, before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())

@@ -64,33 +64,32 @@ def fit(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSig
     Raises DivergedError, DataError or LostError.
     """
     settle()
-    with (
-        Report(job, run, parts, clock, stop) as report,
-        Profiler(job, run, parts, report) as profiler,
-        watch.over(run, parts),
-    ):
+    with watch.blaming(), Report(job, run, parts, clock, stop) as report, watch.over(run, parts):
         for key, was, now in parts.directory.changes:
             report.event("changed", key=key, was=was, now=now)
         while True:
             try:
-                return take_steps(job, run, parts, clock, stop, report, profiler)
+                return take_steps(job, run, parts, clock, stop, report)
             except Trouble as trouble:
-                with clock.during("start"):
-                    roll_back(job, run, parts, report, trouble, clock)
+                clock.begin("start")
+                roll_back(job, run, parts, report, trouble, clock)
+                watch.begin(run)
 
 
-def take_steps(
-    job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal, report: Report, profiler: Profiler
-) -> int:
+def take_steps(job: schema.Job, run: Run, parts: Parts, clock: Stopwatch, stop: StopSignal, report: Report) -> int:
     """What `fit` does until numbers go wrong. Raises Trouble, DataError."""
     backend, integrity = parts.backend, Integrity(job, run)
     train_step = backend.compile(
         make_train_step(run.model, run.optimizer, job.optim.clip_norm, job.optim.z_loss, backend, integrity.checked)
     )
     follow = None if run.average is None else backend.compile(run.average.update)
-    with closing(micro_batches_from(job, run, parts)) as stream, Saver(job, run, parts, report, clock) as saver:
+    with (
+        closing(micro_batches_from(job, run, parts)) as stream,
+        Profiler(job, run, parts, report, clock) as profiler,
+        Saver(job, run, parts, report, clock) as saver,
+    ):
         batches = backend.feed(stream)
-        clock.begin("compile" if backend.compiles else "step")
+        clock.begin("compile" if backend.compiles and "compile" not in clock.seconds() else "step")  # once a process
         saver.begin()
         asked_by = stop.agreed(backend.agree(stop.votes()))  # while the run was built
         while run.step < job.steps and not asked_by:

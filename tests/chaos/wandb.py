@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.trainer import conftest
-from tests.trainer.wandb_server import Server, serving
+from tests.trainer.wandb_server import Server
 
 STEPS = 60
 MODES = ("none", "ok", "500", "hang", "malformed", "dead helper")
@@ -66,7 +66,7 @@ def scenario_tracker(folder: Path, short: bool = False) -> list[dict[str, Any]]:
 
 
 def _train(lab: conftest.Lab, mode: str) -> dict[str, Any]:
-    with serving("ok" if mode in ("none", "dead helper") else mode) as server:
+    with Server("ok" if mode in ("none", "dead helper") else mode).running() as server:
         lab.environment |= server.environment
         run = lab.start(
             "run", f"tracker={'none' if mode == 'none' else 'wandb'}", f"steps={STEPS}", "tokens_per_step=3072"

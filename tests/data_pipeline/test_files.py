@@ -186,6 +186,29 @@ def test_secrets_are_not_told(server: HostileServer) -> None:
     assert redacted("see http://u:p@h/x?sig=abc, again") == "see http://...@h/x?..., again".replace(", again", " again")
 
 
+def test_a_tree_is_redacted_by_names_too() -> None:
+    said = {
+        "tokens_per_step": 4,
+        "tokenizer": "path",
+        "key": "data.manifest",
+        "hf_token": "abc",
+        "nested": {"password": "abc", "secret": None, "api_key": "", "places": ["s3://u:abc@h/x", "gs://h/x"]},
+    }
+    assert redacted(said) == {
+        "tokens_per_step": 4,
+        "tokenizer": "path",
+        "key": "data.manifest",
+        "hf_token": "...",
+        "nested": {"password": "...", "secret": None, "api_key": "", "places": ["s3://...@h/x", "gs://h/x"]},
+    }
+
+
+def test_what_was_redacted_is_not_read() -> None:
+    for url in ("https://u:p@h/x", "https://h/x?sig=p"):
+        with pytest.raises(ConfigError, match="lacks what is secret in it"):
+            Files.open(redacted(url))
+
+
 def test_memory_and_local_files_are_read_alike(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(DATA)
     with fsspec.open("memory://folder/a.tar", "wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 from conf.compose import compose
 from conf.schema import Job
 from data_pipeline.tokenize_text import tokenize
+from tests.trainer.nursery import Nursery
 from trainer import checkpoint
 from trainer.__main__ import main
 
@@ -158,20 +160,26 @@ class Recorded:
 
 
 @dataclass
-class Running(Recorded):
-    """Training in a process of its own, or several under trainer.elastic."""
+class Ended(Recorded):
+    """Training that has ended, or will."""
 
-    process: subprocess.Popen[bytes]
     log: Path
-    code: int | None = None
-
-    def wait(self) -> Running:
-        self.code = self.process.wait(timeout=120)
-        return self
+    code: int | None
 
     @property
     def said(self) -> str:
         return self.log.read_text()
+
+
+@dataclass
+class Running(Ended):
+    """Training in a process of its own, or several under trainer.elastic."""
+
+    process: subprocess.Popen[bytes]
+
+    def wait(self) -> Running:
+        self.code = self.process.wait(timeout=120)
+        return self
 
     def until(self, happened: Callable[[], object], what: str) -> None:
         """Wait for something that it does while it runs."""
@@ -197,7 +205,9 @@ class Lab:
     folder: Path
     corpus: Corpus
     environment: dict[str, str]
+    nursery: Nursery | None = None
     started: list[Running] = field(default_factory=list)
+    logs: Iterator[int] = field(default_factory=itertools.count)
 
     def overrides(self, run_id: str, *changes: str) -> list[str]:
         return [*SMALL, *self.corpus.overrides, f"run_id={run_id}", *changes]
@@ -209,7 +219,7 @@ class Lab:
         """`python -m trainer train ...`, or under `trainer.elastic` where there are several processes."""
         module = launcher or (("trainer.elastic", str(processes)) if processes > 1 else ("trainer",))
         command = [sys.executable, "-P", "-m", *module, "train", *self.overrides(run_id, *changes)]
-        log = Path(self.environment["HOME"], f"{run_id}-{len(self.started)}.log")
+        log = self._log(run_id)
         with log.open("wb") as file:
             process = subprocess.Popen(
                 command,
@@ -219,15 +229,36 @@ class Lab:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a group of its own, as under a scheduler
             )
-        running = Running(self.folder / "runs" / run_id, process, log)
+        running = Running(self.folder / "runs" / run_id, log, None, process)
         self.started.append(running)
         return running
 
-    def train(self, run_id: str, *changes: str, processes: int = 1, launcher: tuple[str, ...] = ()) -> Running:
-        """Train to the end, which must be a good one."""
-        running = self.start(run_id, *changes, processes=processes, launcher=launcher).wait()
-        assert running.code == 0, running.said
-        return running
+    def _log(self, run_id: str) -> Path:
+        return Path(self.environment["HOME"], f"{run_id}-{next(self.logs)}.log")
+
+    def end(self, run_id: str, *changes: str, processes: int = 1, work: str = "tests.trainer.nursery:train") -> Ended:
+        """Train to the end, whatever it is, in processes that need not import anything, each of which does `work`."""
+        if self.nursery is None:
+            return self.start(run_id, *changes, processes=processes).wait()
+        log = self._log(run_id)
+        code = self.nursery.run(
+            folder=str(self.folder),
+            environment=self.environment,
+            log=str(log),
+            processes=processes,
+            work=work,
+            arguments=["train", *self.overrides(run_id, *changes)],
+        )
+        return Ended(self.folder / "runs" / run_id, log, code)
+
+    def train(self, run_id: str, *changes: str, processes: int = 1, launcher: tuple[str, ...] = ()) -> Ended:
+        """Train to the end, which must be a good one; with a launcher, as a user does it."""
+        if launcher:
+            ended: Ended = self.start(run_id, *changes, launcher=launcher).wait()
+        else:
+            ended = self.end(run_id, *changes, processes=processes)
+        assert ended.code == 0, ended.said
+        return ended
 
     def run(self, run_id: str) -> Recorded:
         return Recorded(self.folder / "runs" / run_id)
@@ -248,17 +279,24 @@ def environment(home: Path) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(home)}
 
 
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    made = Nursery(environment(tmp_path_factory.mktemp("nursery")))
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def lab(tmp_path: Path, corpus: Corpus):
-    made = Lab(tmp_path, corpus, environment(tmp_path))
+def lab(tmp_path: Path, corpus: Corpus, nursery: Nursery):
+    made = Lab(tmp_path, corpus, environment(tmp_path), nursery)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="session")
-def shared_lab(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus):
+def shared_lab(tmp_path_factory: pytest.TempPathFactory, corpus: Corpus, nursery: Nursery):
     folder = tmp_path_factory.mktemp("shared")
-    made = Lab(folder, corpus, environment(folder))
+    made = Lab(folder, corpus, environment(folder), nursery)
     yield made
     made.close()
 
@@ -267,15 +305,15 @@ HELD_OUT = ("evaluate.every=10", "evaluate.rows=17")
 
 
 @pytest.fixture(scope="session")
-def alone(shared_lab: Lab) -> Running:
-    """20 steps on one process, never interrupted. Nobody changes it."""
-    return shared_lab.train("alone", shared_lab.corpus.held_out, *HELD_OUT)
+def alone(shared_lab: Lab) -> Ended:
+    """20 steps on one process, never interrupted, as a user starts it. Nobody changes it."""
+    return shared_lab.train("alone", shared_lab.corpus.held_out, *HELD_OUT, launcher=("trainer",))
 
 
 @pytest.fixture(scope="session")
-def pair(shared_lab: Lab) -> Running:
+def pair(shared_lab: Lab) -> Ended:
     """The same on two processes."""
-    return shared_lab.train("pair", shared_lab.corpus.held_out, *HELD_OUT, processes=2)
+    return shared_lab.train("pair", shared_lab.corpus.held_out, *HELD_OUT, launcher=("trainer.elastic", "2"))
 
 
 @pytest.fixture(scope="module")

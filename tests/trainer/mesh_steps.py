@@ -1,4 +1,4 @@
-"""Ten updates of a tiny Gemma of each generation with each optimizer on each mesh, for `test_mesh.py`.
+"""Five updates of a tiny Gemma of each generation with each optimizer on each mesh, for `test_mesh.py`.
 
     mesh_steps.py FOLDER MESH...
 
@@ -26,7 +26,7 @@ from trainer.model import Gemma, init_weights
 from trainer.optim.optimizer import build_optimizer, set_lr
 from trainer.step import TrainStep, make_train_step
 
-ROWS, S, STEPS, WORDS = 4, 32, 10, 256
+ROWS, S, STEPS, WORDS = 4, 32, 5, 256
 GENERATIONS = (1, 2, 3)  # key heads of `config_of`: 1, so that processes of the tensor axis share it, then 2 and 2
 
 
@@ -72,11 +72,11 @@ def start(generation: int, job: Job, backend: Native) -> tuple[Gemma, Optimizer,
     return model, optimizer, make_train_step(model, optimizer, job.optim.clip_norm, 0.0, backend)
 
 
-def updates(generation: int, job: Job, backend: Native) -> list[dict[str, float]]:
+def updates(generation: int, job: Job, backend: Native, steps: int = STEPS) -> list[dict[str, float]]:
     """What each update says of itself."""
     _, _, train_step = start(generation, job, backend)
     said = []
-    for step in range(STEPS):
+    for step in range(steps):
         own = slice(backend.world.rank, ROWS, backend.world.size)
         metrics = train_step(list(backend.feed([batch_of(step, own)])))
         said.append({name: value.item() for name, value in metrics.items()})

@@ -1,7 +1,5 @@
 """Training in which some steps compute what a broken chip or a strange document makes of them.
 
-    python -m tests.trainer.poisoned PROCESSES train OVERRIDE...
-
 The variable POISONED names the data of steps, by the number that these steps have as long as nothing is passed over
 (the first is 1), and what the last process makes of it: `6:loss` infinite, `9:gradient` no number, `3-5:steep` a
 gradient a hundred times too long, `7:high` a loss ten times too high.
@@ -18,7 +16,6 @@ import pytest
 from torch import Tensor
 
 from data_pipeline.batch import Batch
-from tests.trainer.forked import exit_code
 from trainer import step, train
 from trainer.__main__ import main
 
@@ -64,8 +61,4 @@ def as_rank() -> None:
     """What each process does."""
     with pytest.MonkeyPatch.context() as patch:
         poison(patch, os.environ["POISONED"])
-        sys.exit(main(sys.argv[2], sys.argv[3:]))
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(int(sys.argv[1]), as_rank))
+        sys.exit(main(sys.argv[1], sys.argv[2:]))

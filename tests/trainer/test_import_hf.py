@@ -261,7 +261,7 @@ def test_a_run_begins_with_imported_weights(lab, monkeypatch: pytest.MonkeyPatch
     again = lab.train("second", "steps=5", "init_from=in")
     assert again.column("loss")[:3] == run.column("loss")[:3]
     assert checkpoint.find(run.folder / "checkpoints").state["origin"]["init_sha256"] == found.sha256
-    other = lab.start("second", "steps=6").wait()
+    other = lab.end("second", "steps=6")
     assert other.code == CONFIG
     assert "init_from: 'in' there, None here" in other.said
 
@@ -278,14 +278,14 @@ def test_a_run_begins_with_its_own_kind_of_checkpoint_bit_for_bit(lab) -> None:
 
 def test_a_run_does_not_begin_with_another_model_or_tokenizer(lab, other_corpus) -> None:
     lab.train("first", "steps=1")
-    running = lab.start("second", "init_from=first", "model.num_layers=3", "model.window=16").wait()
+    running = lab.end("second", "init_from=first", "model.num_layers=3", "model.window=16")
     assert running.code == CONFIG
     assert "num_layers: 2 there, 3 here" in running.said
     assert "window: 32 there, 16 here" in running.said
-    running = lab.start("third", "init_from=first", *other_corpus.overrides).wait()
+    running = lab.end("third", "init_from=first", *other_corpus.overrides)
     assert running.code == CONFIG
     assert "was trained with the tokenizer" in running.said
-    running = lab.start("fourth", "init_from=nowhere").wait()
+    running = lab.end("fourth", "init_from=nowhere")
     assert running.code == DATA
     assert "set init_from=<run id or run directory>; runs here: first" in running.said
     assert not (lab.folder / "runs/second").exists()
@@ -296,7 +296,7 @@ def test_a_run_that_has_no_checkpoint_yet_does_not_change_what_it_began_with(lab
     (lab.folder / "runs/second").mkdir(parents=True)
     event = {"time": 0.0, "attempt": 1, "event": "init", "checkpoint_sha256": "ab" * 32}
     (lab.folder / "runs/second/events.jsonl").write_text(json.dumps(event) + "\n")
-    running = lab.start("second", "steps=1", "init_from=first").wait()
+    running = lab.end("second", "steps=1", "init_from=first")
     assert running.code == CONFIG
     assert "began with other weights" in running.said
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROWS, STEPS, GENERATIONS, OPTIMIZERS = 4, 10, (1, 2, 3), ("adamw", "muon")  # those of `mesh_steps.py`
+ROWS, STEPS, GENERATIONS, OPTIMIZERS = 4, 5, (1, 2, 3), ("adamw", "muon")  # those of `mesh_steps.py`
 ALONE = "1x1x1x1"
 # Sizes of replica, fsdp, context, tensor.
 MESHES = (

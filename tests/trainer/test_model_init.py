@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from conf.schema import Model
+from tests.trainer.conftest import environment
+from tests.trainer.nursery import Nursery
 from trainer.model import Gemma, build_config, init_weights
-
-ROOT = Path(__file__).parents[2]
 
 
 def small(**changes) -> Gemma:
@@ -29,53 +31,46 @@ def digest(weights: dict[str, torch.Tensor]) -> str:
     return bag.hexdigest()
 
 
-# FSDP over each process's share of rows, recomputation wrapped around blocks; prints the digest of the whole weights.
-SHARDED = """
-import sys, torch, torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from test_model_init import digest, small
-from trainer.model import init_weights
+def sharded() -> None:
+    """What each process of a mesh does: FSDP over its share of rows, recomputation wrapped around blocks.
 
-shape = tuple(int(n) for n in sys.argv[1].split("x"))
-dist.init_process_group("gloo")
-mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replica", "fsdp"))
-with torch.device("meta"):
-    model = small()
-for i, block in enumerate(model.blocks):
-    model.blocks[i] = checkpoint_wrapper(block)
-policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-for block in model.blocks:
-    fully_shard(block, mesh=mesh, mp_policy=policy)
-fully_shard(model, mesh=mesh, mp_policy=policy)
-model.to_empty(device="cpu")
-init_weights(model, seed=3)
-whole = {n.replace("_checkpoint_wrapped_module.", ""): p.full_tensor() for n, p in model.state_dict().items()}
-rows = torch.arange(24).view(2, 12)
-loss = model(rows, torch.ones_like(rows), rows % 12, rows + 1)
-loss.backward()
-if dist.get_rank() == 0:
-    print(digest(whole), loss.item(), flush=True)
-dist.destroy_process_group()
-"""
+    Prints the digest of the whole weights, and a loss.
+    """
+    shape = tuple(int(n) for n in sys.argv[1].split("x"))
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replica", "fsdp"))
+    with torch.device("meta"):
+        model = small()
+    for i, block in enumerate(model.blocks):
+        model.blocks[i] = checkpoint_wrapper(block)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    model.to_empty(device="cpu")
+    init_weights(model, seed=3)
+    whole = {n.replace("_checkpoint_wrapped_module.", ""): p.full_tensor() for n, p in model.state_dict().items()}
+    rows = torch.arange(24).view(2, 12)
+    loss = model(rows, torch.ones_like(rows), rows % 12, rows + 1)
+    loss.backward()
+    if dist.get_rank() == 0:
+        print(digest(whole), loss.item(), flush=True)
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("mesh", ["1x3", "2x2"])
-def test_initial_weights_do_not_depend_on_processes(mesh: str, tmp_path: Path) -> None:
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
-    processes = math.prod(int(n) for n in mesh.split("x"))
-    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script, mesh],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=120,
+def test_initial_weights_do_not_depend_on_processes(mesh: str, tmp_path: Path, nursery: Nursery) -> None:
+    log = tmp_path / "said"
+    code = nursery.run(
+        folder=str(tmp_path),
+        environment=environment(tmp_path),
+        log=str(log),
+        processes=math.prod(int(n) for n in mesh.split("x")),
+        work="tests.trainer.test_model_init:sharded",
+        arguments=[mesh],
     )
-    assert run.returncode == 0, run.stderr
-    found, loss = run.stdout.split()[:2]
+    assert code == 0, log.read_text()
+    found, loss = next(line.split() for line in log.read_text().splitlines() if len(line.split()[0]) == 64)
     alone = small()
     init_weights(alone, seed=3)
     assert found == digest(dict(alone.state_dict()))

@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.loopback import Loopback
 from tests.trainer.conftest import Recorded
 from trainer.liveness import notice
 from trainer.liveness.notice import announced
@@ -23,7 +25,7 @@ from trainer.liveness.stop import MAINTENANCE, PREEMPTION, StopSignal
 CALM = {"maintenanceEvent": "NONE", "preempted": "FALSE", "name": "a machine"}
 
 
-class Metadata:
+class Metadata(Loopback):
     """A metadata server, as that of Google's cloud answers: at once to whoever does not know, else with a change.
 
     instance  what it says of the machine
@@ -36,10 +38,8 @@ class Metadata:
         self.requests: list[str] = []
         self.changed = threading.Condition()
         self.version = 1
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Answer,), {"metadata": self}))
-        self._server.daemon_threads = True
-        self.host = f"127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        super().__init__(type("Bound", (_Answer,), {"metadata": self}))
+        self.host = f"127.0.0.1:{self.port}"
 
     def say(self, **values: str) -> None:
         with self.changed:
@@ -49,8 +49,6 @@ class Metadata:
 
     def close(self) -> None:
         self.say(closed="TRUE")
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -105,9 +103,8 @@ class _Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def metadata() -> Iterator[Metadata]:
-    server = Metadata()
-    yield server
-    server.close()
+    with Metadata().running() as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -156,32 +153,31 @@ def test_training_neither_waits_for_the_server_nor_needs_it(inside, alone, serve
 
 def test_a_notice_that_one_host_gets_stops_all_and_says_why(lab) -> None:
     """Two hosts of one process each; the one that writes the events gets no notice."""
-    servers = Metadata(), Metadata()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     keys = lab.overrides("noticed", "steps=100000", "mesh.fsdp=2")
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "trainer", "train", *keys],
-            cwd=lab.folder,
-            env=lab.environment | group | {"RANK": str(rank), "GCE_METADATA_HOST": server.host},
-        )
-        for rank, server in enumerate(servers)
-    ]
     run = Recorded(lab.folder / "runs" / "noticed")
-    try:
-        while not run.lines:
-            assert all(host.poll() is None for host in hosts)
-        assert [len(server.requests) for server in servers] == [2, 2]  # one to know, one that waits
-        servers[1].say(maintenanceEvent="TERMINATE_ON_HOST_MAINTENANCE")
-        assert [host.wait(timeout=60) for host in hosts] == [75, 75]
-    finally:
-        for host in hosts:
-            host.kill()
-            host.wait()
-        for server in servers:
-            server.close()
+    with Metadata().running() as calm, Metadata().running() as noticed:
+        hosts = [
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", "trainer", "train", *keys],
+                cwd=lab.folder,
+                env=lab.environment | group | {"RANK": str(rank), "GCE_METADATA_HOST": server.host},
+            )
+            for rank, server in enumerate((calm, noticed))
+        ]
+        try:
+            while not run.lines:
+                assert all(host.poll() is None for host in hosts)
+                time.sleep(0.01)
+            assert [len(server.requests) for server in (calm, noticed)] == [2, 2]  # one to know, one that waits
+            noticed.say(maintenanceEvent="TERMINATE_ON_HOST_MAINTENANCE")
+            assert [host.wait(timeout=60) for host in hosts] == [75, 75]
+        finally:
+            for host in hosts:
+                host.kill()
+                host.wait()
     said = run.events[-1]
     assert (said["event"], said["by"]) == ("stop", MAINTENANCE)
     assert said["step"] == run.lines[-1]["step"]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
+
+from torch.profiler import profile
+
+from trainer.report.goodput import goodput
 
 
 def trace(file: Path) -> list[dict[str, Any]]:
@@ -74,3 +79,18 @@ def test_an_attempt_that_fails_writes_no_trace(inside, lab) -> None:
 def test_steps_beyond_the_end_trace_nothing(inside, lab) -> None:
     assert inside("short", "steps=2", "profile.steps=[3,4]")[0] == 0
     assert not (lab.folder / "runs/short/profiles").exists()
+
+
+def test_the_writing_of_a_trace_is_no_step(inside, lab, monkeypatch) -> None:
+    seconds, export = 0.5, profile.export_chrome_trace
+
+    def slowly(self: profile, path: str) -> None:
+        time.sleep(seconds)
+        export(self, path)
+
+    monkeypatch.setattr(profile, "export_chrome_trace", slowly)
+    assert inside("slow", "steps=4", "profile.steps=[2,2]")[0] == 0
+    run = lab.run("slow")
+    spent = goodput(run.ledger, run.lines).seconds
+    assert spent["other"] >= seconds
+    assert spent["step"] < sum(run.column("step_seconds")) + seconds / 2

@@ -6,10 +6,16 @@ import math
 import os
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from trainer import checkpoint
+from trainer.report import report as reporting
+from trainer.report import terminal
+from trainer.report.terminal import Terminal
+from trainer.tracker import NoTracker
 
 KEYS = {
     "step", "attempt", "time", "loss", "tokens_seen", "learning_rate", "grad_norm", "step_seconds", "data_seconds",
@@ -102,3 +108,67 @@ def test_a_closed_pipe_ends_nothing(lab) -> None:
     os.close(writing)
     assert done.returncode == 0
     assert checkpoint.committed_steps(lab.run("unread").folder / "checkpoints") == [3]
+
+
+class News(NoTracker):
+    """A tracker that has something to say in the end, once `closing` has happened."""
+
+    def __init__(self, closing) -> None:
+        self.closing, self.closed = closing, False
+
+    def news(self) -> list[dict[str, str]]:
+        return [{"state": "behind", "said": "W&B lacks rows"}] if self.closed else []
+
+    def close(self, failed: bool) -> None:
+        self.closing()
+        self.closed = True
+
+
+def test_what_ended_a_run_is_told_whatever_fails_in_the_end(inside, lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes no more events when the tracker has closed; before that the run had diverged."""
+    events = lab.folder / "runs" / "wild" / "events.jsonl"
+
+    def closing() -> None:
+        events.rename(events.with_name("events so far"))
+        events.mkdir()
+
+    monkeypatch.setattr(reporting, "open_tracker", lambda *_: News(closing))
+    wild = ("optim.peak_lr=1e38", "optim.warmup_steps=0", "optim.max_skipped=2", "spike.rollbacks=0")
+    code, said = inside("wild", *wild)
+    assert code == 77, said
+    assert "runs/wild/events.jsonl cannot be written" in said
+    assert "gemcutter train: step " in said
+
+
+def test_a_report_that_cannot_begin_is_told_to_all(lab) -> None:
+    """It begins on the first process only; the other one learns why that ended."""
+    (lab.folder / "runs" / "unwritten" / "events.jsonl").mkdir(parents=True)
+    run = lab.start("unwritten", "steps=2", processes=2).wait()  # whose store outlives the first process
+    assert run.code == 79, run.said
+    fault = "runs/unwritten/events.jsonl cannot be written (Is a directory)"
+    assert f"gemcutter train: {fault}" in run.said
+    assert f": {fault}" in run.said.partition("gemcutter train: ending with rank 0 on ")[2]
+    assert "LOST" not in run.said
+
+
+def test_the_end_of_an_upload_is_no_step(inside, lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.3
+    monkeypatch.setattr(reporting, "open_tracker", lambda *_: News(lambda: time.sleep(seconds)))
+    assert inside("uploads", "steps=2")[0] == 0
+    *_, end, last = lab.run("uploads").events
+    assert (end["event"], last["event"]) == ("end", "tracker")
+    assert last["spent"]["other"] >= seconds
+    assert last["spent"]["step"] < end["spent"]["step"] + seconds / 2
+
+
+def test_the_time_left_follows_from_steps_since_the_run_went_back(monkeypatch, capfd) -> None:
+    now = [0.0]
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    values = {"loss": 3.0, "tokens_per_second": 10.0}
+    shown = Terminal("run", 100, 200)
+    facts = {"from_step": 140, "to_step": 80, "passed_over": "no data", "why": "spike", "incident": "file"}
+    now[0] = 4000.0
+    shown.say("rollback", facts)
+    now[0] += 60.0
+    shown.show(90, values)
+    assert "step 90/200  loss 3.000  10 tokens/s  11:00 left" in capfd.readouterr().err

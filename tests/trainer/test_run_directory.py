@@ -15,8 +15,9 @@ import yaml
 from conf import schema
 from conf.exits import DataError
 from conf.json_lines import append_line
+from tests.data_pipeline.hostile_http import HostileServer
 from trainer import run_directory
-from trainer.run_directory import RunDirectory, read_config
+from trainer.run_directory import RunDirectory, config_sha256, read_config
 
 
 def test_its_name_follows_the_identity_keys_alone(lab) -> None:
@@ -139,6 +140,42 @@ def test_config_yaml_is_plain(alone) -> None:
     text = (alone.folder / "config.yaml").read_text()
     assert "!" not in text
     assert yaml.safe_load(text)["config"]["steps"] == 20
+
+
+def test_what_is_secret_in_a_value_is_kept_nowhere(lab, inside, command) -> None:
+    """Not in files of the run, those of W&B included, nor in what is said; and another password is no other run."""
+    with HostileServer(lab.corpus.folder).running() as server:
+
+        def keys(password: str) -> tuple[str, ...]:
+            place = server.url.replace("//", f"//somebody:{password}@") + "/tokens"
+            query = f"manifest.json?sig={password}"
+            return (
+                f"data.manifest='{place}/{query}'", f"data.held_out='{place}/held_out/{query}'", "evaluate.every=2",
+                f"data.cache={lab.folder}/cache", "tracker=offline",
+            )  # fmt: skip
+
+        code, said = inside("secret", *keys("hunter2"), "steps=2")
+        assert code == 0, said
+        run = lab.run("secret").folder
+        assert read_config(run)["sha256"] == config_sha256(lab.job("secret", *keys("hunter2"), "steps=2"))
+        again = ""
+        for changes in (("steps=4",), ("steps=4", "data.held_out=null")):
+            (run / ".lock").unlink()  # a lock ends with its process; this one goes on
+            code, more = inside("secret", *keys("swordfish"), *changes)
+            assert code == 0, more
+            again += more
+        shown = f"{server.url.replace('//', '//...@')}/tokens/held_out/manifest.json?..."
+        assert f"data.held_out is now None, was {shown}" in again
+        changed = [(event["key"], event["was"]) for event in lab.run("secret").events if event["event"] == "changed"]
+        assert changed == [("steps", 2), ("data.held_out", shown)]
+        code, _, refused = command("explain", "secret", "--step", 1)
+        assert code == 78
+        assert "lacks what is secret in it, which a run directory does not keep" in refused
+    written = [path for path in run.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in written)
+    for password in ("hunter2", "swordfish"):
+        assert [path for path in written if password.encode() in path.read_bytes()] == []
+        assert password not in said + again + refused
 
 
 def test_the_lock_ends_with_its_job(lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,8 @@ def train(shared_lab):
     def run(run_id: str, poisoned: str, *changes: str, processes: int = 1):
         plain = shared_lab.environment
         shared_lab.environment = plain | {"POISONED": poisoned}
-        launcher = ("tests.trainer.poisoned", str(processes))
         try:
-            return shared_lab.start(run_id, *EVERY, *changes, launcher=launcher).wait()
+            return shared_lab.end(run_id, *EVERY, *changes, processes=processes, work="tests.trainer.poisoned:as_rank")
         finally:
             shared_lab.environment = plain
 

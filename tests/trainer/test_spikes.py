@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from conf.schema import Job, Spike
 from tests.trainer.poisoned import poison
 from trainer import checkpoint
+from trainer import train as training
 from trainer.anomaly.spikes import Taken, limits
+from trainer.backend.native import Native
+from trainer.liveness.watch import Watch
+from trainer.report import Stopwatch
 
 LONG = ("steps=24", "optim.schedule=constant", "optim.warmup_steps=0", "optim.peak_lr=1e-3")
 SPIKES = ("spike.sigmas=8", "spike.window=8")  # limits from step 6 on
@@ -93,7 +97,7 @@ def ranks(lab):
 
     def run(run_id: str, poisoned: str, *changes: str):
         lab.environment |= {"POISONED": poisoned}
-        done = lab.start(run_id, *LONG, *changes, launcher=("tests.trainer.poisoned", "2")).wait()
+        done = lab.end(run_id, *LONG, *changes, processes=2, work="tests.trainer.poisoned:as_rank")
         return done.code, done.said, done
 
     return run
@@ -168,6 +172,47 @@ def test_a_run_that_went_back_goes_on_after_a_restart(train) -> None:
     assert [event["attempt"] for event in events(run, "start")] == [1, 3]
     assert run.metrics[-1]["step"] == 24
     assert run.column("samples_done")[10:12] == [11 * 12, 17 * 12]
+
+
+def test_what_is_begun_with_the_first_step_begins_anew_when_a_run_goes_back(train, monkeypatch) -> None:
+    """Further back than this process began: deadlines and traces; but what was compiled stays so."""
+    keys = (*SPIKES, *BACK, "profile.steps=[11,13]")
+    assert train("far", "", *keys, "steps=12")[0] == 0
+    watches: list[Watch] = []
+    settling: list[tuple[int, int]] = []
+    begun: list[str] = []
+
+    def watch(*arguments):
+        watches.append(Watch(*arguments))
+        return watches[0]
+
+    def limits_of(job, run, *arguments):
+        settling.extend([(run.attempt, run.step)] if watches[0]._settling() else [])
+        return limits_on_device(job, run, *arguments)
+
+    class Noted(Stopwatch):
+        def begin(self, activity: str) -> None:
+            begun.append(activity)
+            super().begin(activity)
+
+    limits_on_device, native = training.limits_on_device, Native.__init__
+
+    def compiling(self: Native, *arguments) -> None:
+        native(self, *arguments)
+        self.compiles = True
+
+    monkeypatch.setattr(Native, "__init__", compiling)
+    for name, value in {"Watch": watch, "limits_on_device": limits_of, "Stopwatch": Noted}.items():
+        monkeypatch.setattr(training, name, value)
+    code, said, run = train("far", "14-16:steep", *keys)
+    assert code == 0, said
+    assert events(run, "rollback")[0]["to_step"] == 8
+    assert settling == [(2, 12), (2, 13), (2, 14), (3, 8), (3, 9), (3, 10)]
+    assert "compile" in begun[: begun.index("start")]
+    assert "compile" not in begun[begun.index("start") :]
+    assert {file.name for file in (run.folder / "profiles").iterdir()} == {
+        f"steps-{steps}.rank-0.pt.trace.json" for steps in ("11-12.attempt-1", "13-13.attempt-2", "11-13.attempt-3")
+    }
 
 
 def test_most_of_many_steps_are_too_many_even_if_some_are_not(train) -> None:

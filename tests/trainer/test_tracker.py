@@ -26,7 +26,7 @@ from conf.json_lines import append_line
 from conf.schema import Job
 from tests.chaos.wandb import children, helpers
 from tests.trainer.conftest import Recorded, Running
-from tests.trainer.wandb_server import KEY, Server, history, serving
+from tests.trainer.wandb_server import KEY, Server, history
 from trainer.liveness.stop import StopSignal
 from trainer.tracker import Follower, follower
 from trainer.tracker.follower import END_SECONDS, FILE_SECONDS, STOP_SECONDS
@@ -37,7 +37,7 @@ LONGEST_CALL = 0.05  # seconds that training may wait for its tracker at a time
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving() as made:
+    with Server().running() as made:
         yield made
 
 
@@ -107,7 +107,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
 @pytest.fixture(scope="module")
 def watched(shared_lab) -> Iterator[tuple[Server, Recorded, Running]]:
     """A run that somebody stopped in W&B's page and another process count went on with to the end."""
-    with serving() as server:
+    with Server().running() as server:
         lab = dataclasses.replace(shared_lab, environment=shared_lab.environment | QUICK | server.environment)
         first = lab.start("watched", "tracker=wandb", "tracker.tags=[small]", "steps=100000", processes=2)
         first.until_step(2)
@@ -245,16 +245,41 @@ def test_when_training_is_killed_what_it_wrote_still_arrives(run: Trained, serve
         assert server.steps("small") == run.written
 
 
+HANGING = """
+import sys, threading
+from trainer.tracker import mirror
+class Hanging:
+    def __init__(self, what):
+        mirror.say(ready=True)
+        threading.Event().wait()
+mirror.Mirror, mirror.ORPHAN_SECONDS = Hanging, 0.2
+mirror.main()
+"""
+
+
+def test_a_client_that_hangs_does_not_outlive_training_for_long(tmp_path: Path) -> None:
+    """Where no order reaches it, and whoever would have killed it is gone."""
+    with subprocess.Popen([sys.executable, "-c", HANGING], stdin=PIPE, stdout=PIPE, text=True) as process:
+        process.stdin.write(json.dumps({"run": str(tmp_path), "run_id": "small"}) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"ready": True}
+        process.stdin.close()
+        try:
+            assert process.wait(timeout=10) == -signal.SIGALRM
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("mode", ["hang", "refused"])
 def test_a_server_that_fails_from_the_start_is_sent_all_later(run: Trained, mode: str) -> None:
-    with serving() as server:
+    with Server().running() as server:
         run.use(server)
         if mode != "refused":
             server.mode = mode
             begin_without_server(run)
     if mode == "refused":
         begin_without_server(run)
-    with serving(port=server.server_port) as server:
+    with Server(port=server.port).running() as server:
         follow_advice(run, server)
         assert server.steps("small") == run.written
         run.begin()
@@ -276,7 +301,7 @@ def begin_without_server(run: Trained) -> None:
 
 
 def test_a_server_that_comes_back_gets_all_in_the_same_attempt(run: Trained) -> None:
-    with serving("500") as server:
+    with Server("500").running() as server:
         run.use(server)
         run.begin()
         run.steps(1, 3)
@@ -302,7 +327,7 @@ def test_a_server_that_hangs_in_the_middle_is_sent_the_rest_later(run: Trained, 
     assert run.close() < END_SECONDS
     assert any("W&B does not answer" in said for said in run.said)
     assert "`gemcutter sync small`" in run.said[-1]
-    server.closing.set()  # what hangs ends
+    server.close()  # what hangs ends
     server.mode = "ok"
     follow_advice(run, server)
     assert server.steps("small") == run.written
@@ -343,7 +368,7 @@ def test_training_never_waits_for_it(run: Trained) -> None:
         call()
         calls.append(time.perf_counter() - start)
 
-    with serving("hang") as server:
+    with Server("hang").running() as server:
         run.use(server)
         timed(run.begin)
         (run.folder / "trace").write_bytes(b"trace")

@@ -12,18 +12,19 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from tests.loopback import Loopback
 
 KEY = "0123456789" * 4
 # A list, no JSON at all, and JSON that lacks what was asked for.
 MALFORMED = (b"[]", b"<html>", b'{"data": null}', b'{"data": {"createRunFiles": null, "upsertBucket": null}}', b"{")
 
 
-class Server(ThreadingHTTPServer):
+class Server(Loopback):
     """Keeps what runs send: for each run id its configuration and history.
 
     mode  how it answers: "ok", "500", "hang" (not at all) or "malformed"; may change at any time
@@ -31,10 +32,8 @@ class Server(ThreadingHTTPServer):
     asked  requests so far
     """
 
-    daemon_threads = True
-
     def __init__(self, mode: str = "ok", port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(type("Bound", (Handler,), {"wandb": self}), port)
         self.mode, self.stop, self.asked = mode, False, 0
         self.runs: dict[str, dict[str, Any]] = {}
         self.exits: list[tuple[str, int]] = []
@@ -43,9 +42,8 @@ class Server(ThreadingHTTPServer):
         self.turn = count()
         self.closing = threading.Event()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    def close(self) -> None:
+        self.closing.set()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -119,7 +117,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server
+    wandb: Server
 
     def do_GET(self) -> None:
         self._answer(b"")
@@ -131,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(self._body())
 
     def _answer(self, body: bytes) -> None:
-        server = self.server
+        server = self.wandb
         server.asked += 1
         server.keys.add(self.headers.get("authorization", ""))
         mode = server.mode
@@ -148,17 +146,17 @@ class Handler(BaseHTTPRequestHandler):
     def _take(self, body: bytes) -> dict[str, Any]:
         if self.path.endswith("/graphql"):
             asked = json.loads(body)
-            return {"data": self.server.answer(asked.get("query", ""), asked.get("variables") or {})}
+            return {"data": self.wandb.answer(asked.get("query", ""), asked.get("variables") or {})}
         if self.path.endswith("/file_stream"):
             run_id, sent = self.path.split("/")[-2], json.loads(body)
             rows = (sent.get("files") or {}).get("wandb-history.jsonl")
             if rows:
-                self.server.runs[run_id]["history"][rows["offset"] :] = rows["content"]
+                self.wandb.runs[run_id]["history"][rows["offset"] :] = rows["content"]
             if "exitcode" in sent:
-                self.server.exits.append((run_id, sent["exitcode"]))
-            return {"limits": {}, "stopped": self.server.stop}
+                self.wandb.exits.append((run_id, sent["exitcode"]))
+            return {"limits": {}, "stopped": self.wandb.stop}
         if self.path.startswith("/upload/"):
-            self.server.uploads.append(self.path.removeprefix("/upload/"))
+            self.wandb.uploads.append(self.path.removeprefix("/upload/"))
         return {}
 
     def _body(self) -> bytes:
@@ -186,21 +184,6 @@ class Handler(BaseHTTPRequestHandler):
             super().finish()
         except OSError:
             self.close_connection = True
-
-
-@contextmanager
-def serving(mode: str = "ok", port: int = 0) -> Iterator[Server]:
-    """A server that answers until the end of the block."""
-    made = Server(mode, port)
-    thread = threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield made
-    finally:
-        made.closing.set()
-        made.shutdown()
-        made.server_close()
-        thread.join()
 
 
 _BLOCK, _HEADER = 32768, 7  # bytes

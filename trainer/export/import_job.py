@@ -19,6 +19,7 @@ from torch import Tensor
 from conf import schema
 from conf.exits import DONE, ConfigError, DataError
 from conf.json_lines import writing
+from data_pipeline.files import redacted
 from data_pipeline.tokenizer import Tokenizer
 from trainer import checkpoint
 from trainer.backend import choose
@@ -135,5 +136,5 @@ def document(job: schema.Job, run_id: str, identity: dict[str, Any]) -> dict[str
         "run_id": run_id,
         "sha256": config_sha256(job),
         "identity": identity,
-        "config": dataclasses.asdict(job),
+        "config": redacted(dataclasses.asdict(job)),
     }

@@ -92,7 +92,7 @@ class Watch:
         self._folder = schema.run_directory(schema.run_id(job)) / "stacks"
         self._run: Run | None = None
         self._parts: Parts | None = None
-        self._first = 0  # step that training began with
+        self._first = 0  # step that steps began with, or began again
         self._waits: deque[float] = deque([0.0], maxlen=1000)
         self._activity, self._moves, self._still = "start", 0, 0.0  # at the last look
         self._looked, self._resumed = time.monotonic(), 0.0
@@ -122,12 +122,17 @@ class Watch:
     @contextmanager
     def over(self, run: Run, parts: Parts) -> Iterator[None]:
         """Around the steps of a run. Raises as `blaming` does."""
-        self._first, self._run, self._parts = run.step, run, parts
+        self.begin(run)
+        self._run, self._parts = run, parts
         try:
             with self.blaming():
                 yield
         finally:
             self._run = None  # what follows, such as the end of an upload, takes what it takes
+
+    def begin(self, run: Run) -> None:
+        """Steps begin where the run stands: the first of them take as long as they take."""
+        self._first = run.step
 
     @contextmanager
     def blaming(self) -> Iterator[None]:
@@ -138,7 +143,7 @@ class Watch:
         try:
             yield
         except BaseException as error:
-            if self._processes.size > 1:
+            if self._processes.size > 1 and not self._own:  # else it was told on its way here
                 if _of_network(error):
                     raise self._lost(error) from error
                 fault = str(error) if isinstance(error, ERRORS) else f"{type(error).__name__}: {error}"

@@ -22,6 +22,7 @@ ACTIVITIES = {
     "data": "waiting for the data of a step",  # DATA_LOADING_SYNC
     "save": "held up by a checkpoint",  # UNPRODUCTIVE_CHECKPOINT_SAVE_TIME
     "evaluate": "scoring held-out text",  # CUSTOM_BADPUT_EVENTS
+    "other": "traces of steps, and the end of an upload",  # OTHER
     # TPU_INITIALIZATION, TRAINING_PREP and UNPRODUCTIVE_CHECKPOINT_RESTORE_TIME
     "start": "until a process began to train",
     "lost": "not saved, so done again",  # WASTED_PROGRESS_FROM_DISRUPTION

@@ -7,17 +7,19 @@ loss, goes into its line.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 
 from conf import schema
-from conf.exits import ERRORS, DataError
+from conf.exits import ERRORS
 from conf.json_lines import append_line
 from trainer.anomaly.spikes import stage_of, take, too_many, wrong
 from trainer.anomaly.trouble import Unstable
@@ -68,15 +70,19 @@ class Report:
                 self._terminal.say("quarantined", facts)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._terminal is not None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._clock.begin("other")
+        if self._terminal is None or self._tracker is None:
+            return
+        with _giving_way_to(error):
             self._terminal.stop()
-            if error[1] is not None:
-                code = error[1].code if isinstance(error[1], ERRORS) else None
-                with suppress(DataError):  # a disk that takes nothing may be what failed, and that is being raised
-                    self._record("failed", error=str(error[1]) or type(error[1]).__name__, code=code)
-        if self._tracker is not None:
-            self._tracker.close(failed=error[0] is not None)
+        if error is not None:
+            code = error.code if isinstance(error, ERRORS) else None
+            with _giving_way_to(error):
+                self._record("failed", error=str(error) or type(error).__name__, code=code)
+        with _giving_way_to(error):
+            self._tracker.close(failed=error is not None)
+        with _giving_way_to(error):
             self._tell_news()
 
     @contextmanager
@@ -212,6 +218,19 @@ class Report:
         if self._tracker is not None:
             for news in self._tracker.news():
                 self.event("tracker", **news)
+
+
+@contextmanager
+def _giving_way_to(error: BaseException | None) -> Iterator[None]:
+    """Around what may fail, too, where an error has ended the run: that is being raised, and says more."""
+    try:
+        yield
+    except Exception as another:
+        if error is None:
+            raise
+        if str(another) != str(error):
+            with suppress(OSError):  # nobody reads what is said
+                print(f"gemcutter train: {another}", file=sys.stderr, flush=True)
 
 
 def _finite(value: float) -> float | None:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_pipeline.files import redacted
+
 _EVENTS = {
     "start": "attempt {attempt} starts at step {step} on {processes} {device} process(es), run directory {directory}",
     "checkpoint": "checkpoint of step {step}",
@@ -82,7 +84,9 @@ class Terminal:
 
     def say(self, event: str, facts: dict[str, Any]) -> None:
         """An event of the ledger, in words."""
-        self._console.print(in_words(event, facts), highlight=False, soft_wrap=True, markup=False)
+        if event == "rollback":  # what comes says how long the rest takes
+            self._first, self._began = facts["to_step"], time.monotonic()
+        self._console.print(redacted(in_words(event, facts)), highlight=False, soft_wrap=True, markup=False)
 
 
 def in_words(event: str, facts: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.files import redacted
 from trainer.liveness.stop import StopSignal
 from trainer.tracker.sent import Rows, Sent
 
@@ -35,7 +36,7 @@ class Follower:
     """
 
     def __init__(self, run: Path, run_id: str, config: dict[str, Any], stop: StopSignal) -> None:
-        self._run, self._run_id, self._config, self._stop = run, run_id, config, stop
+        self._run, self._run_id, self._config, self._stop = run, run_id, redacted(config), stop
         self._online = config["tracker"]["name"] == "wandb"
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of what follows, up to the thread

@@ -36,7 +36,7 @@ LOOK_SECONDS = 0.5  # between looks for new rows
 FIRST_CHECK_SECONDS, CHECK_SECONDS = 2.0, 15.0
 ANSWER_SECONDS = 4  # after which the server counts as away
 STUCK_SECONDS = 180.0  # without a new row on a server that answers, after which the client is started anew
-ORPHAN_SECONDS = 20.0  # for the end, when training was killed
+ORPHAN_SECONDS = 20.0  # for the end, when training was killed; and to come to that, where the client hangs
 _AT_ONCE = 1000  # rows between looks for orders
 _LONGEST_ARTIFACT = 128  # characters of a name, which a project's runs share
 _NO_VALUE = ("step", "attempt", "time")  # of a row; shown under other names
@@ -52,6 +52,7 @@ def main() -> None:
     sys.excepthook = _fail
     for number in STOP_SIGNALS:  # for training, which then closes us
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends us; whoever started us may have ignored it
     orders: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     what = orders.get()
@@ -93,6 +94,9 @@ def stop_asked() -> None:  # of the module, since the client copies its settings
 def _listen(orders: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
         orders.put(json.loads(line))
+    # Nobody is left who would kill a client that hangs. The kernel does it, whoever holds the interpreter; once the
+    # order is heard, `_close` sets the end anew.
+    signal.setitimer(signal.ITIMER_REAL, ORPHAN_SECONDS)
     orders.put({"close": {"failed": True, "seconds": ORPHAN_SECONDS}})
 
 
@@ -279,7 +283,6 @@ class Mirror:
     def _close(self, failed: bool | None, seconds: float) -> None:
         """The end, within so many seconds; `failed` is None where it stays as it was."""
         until = time.monotonic() + seconds
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds)  # whatever hangs
         while self._show():
             pass
