@@ -214,7 +214,7 @@ def test_hosts_that_do_not_come_end_the_job_for_good(waiting, first: bool) -> No
 def test_a_rendezvous_on_the_own_loopback_is_refused(lab) -> None:
     """As where /etc/hosts leads the first host's name there."""
     command = [sys.executable, "-P", "-m", "trainer.elastic", "--nodes=2", "--rendezvous=localhost:29400", "1", "train"]
-    done = subprocess.run(command, env=lab.environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=lab.environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78, done.stderr
     assert "launch.rendezvous=localhost:29400 leads this host to 127.0.0.1, its own loopback" in done.stderr
 
