@@ -91,12 +91,39 @@ def test_a_single_process_that_cannot_end_itself_is_ended(lab) -> None:
     running = lab.start("frozen", *SOON, launcher=("trainer.elastic", "1"))
     running.until_step(5)
     pid = int(Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text())
+    variables = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    beat = Path(variables["GEMCUTTER_EXIT_CODES"], "0.beat")
+    # Until the watch has seen that its first steps are over, it may be silent for as long as a start may take.
+    running.until(lambda: float(beat.read_text().split()[1]) < 2 * DEADLINE, "a deadline for steps")
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     assert running.wait().code == 76, running.said
     assert time.monotonic() - began < DEADLINE + 10
     assert f"process {pid} was silent for" in running.said
     assert gone(pid)
+
+
+def test_a_process_that_stops_while_it_says_that_it_lives_said_something_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher could not tell how long it may be silent, and would wait for ever."""
+    monkeypatch.setenv("GEMCUTTER_EXIT_CODES", str(tmp_path))
+    watch = object.__new__(Watch)
+    watch._allowed = None
+    watch._touch(60.0)
+    seen = []
+    write_text = Path.write_text
+
+    def stopped(path: Path, text: str) -> int:
+        for said in (text[:0], text[:3]):
+            write_text(path, said)
+            seen.append((tmp_path / "0.beat").read_text())
+        return write_text(path, text)
+
+    monkeypatch.setattr(Path, "write_text", stopped)
+    watch._touch(5.0)
+    assert seen == [f"{os.getpid()} 60.0"] * 2
+    assert (tmp_path / "0.beat").read_text() == f"{os.getpid()} 5.0"
 
 
 def test_a_rank_that_waits_for_its_data_is_named(slow) -> None:

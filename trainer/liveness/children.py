@@ -50,7 +50,7 @@ class Children:
 
     def codes(self) -> list[int]:
         """What the children declared, and 76 where one had to be killed."""
-        said = [_read(path) for path in self._folder.iterdir() if path.suffix != ".beat"]
+        said = [_read(path) for path in self._folder.iterdir() if not path.suffix]
         return [int(code) for code in said if code] + [HANG] * len(self._killed)
 
     def leave(self, *codes: int) -> None:
@@ -84,8 +84,6 @@ class Children:
             written = path.stat().st_mtime_ns
         except FileNotFoundError:  # a child that starts has just taken it back
             return True
-        if not allowed:
-            return True  # it is just being written
         before = self._heard.get(path)
         if before is None or before[0] != written:
             self._heard[path] = before = written, now

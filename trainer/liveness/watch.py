@@ -200,7 +200,9 @@ class Watch:
             if allowed == self._allowed:
                 os.utime(path)  # which needs no room
             else:
-                path.write_text(f"{os.getpid()} {allowed}")
+                whole = path.with_suffix(".written")  # one that is stopped in the midst of this must not leave a half
+                whole.write_text(f"{os.getpid()} {allowed}")
+                os.replace(whole, path)
                 self._allowed = allowed
 
     def _settling(self) -> bool:
