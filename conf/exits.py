@@ -6,6 +6,7 @@ A scheduler reads the code to decide whether a restart can help, so a code is a 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 DONE = 0
@@ -71,7 +72,8 @@ def for_launcher(suffix: str = "") -> Path | None:
 def declare(code: int) -> None:
     """Tell `trainer.elastic` how this process ends: once its peers notice, the launcher may kill it before it can."""
     if path := for_launcher():
-        path.write_text(str(code))
+        with suppress(OSError):  # a full disk: then what this process ends with must tell
+            path.write_text(str(code))
 
 
 def begin() -> None:

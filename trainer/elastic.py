@@ -23,7 +23,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conf.exits import CONFIG, DATA, DIVERGED, DONE, HANG, LOST, STOPPED, ConfigError
+from conf.exits import CONFIG, DATA, DIVERGED, DONE, ERRORS, HANG, LOST, STOPPED, ConfigError, DataError
 from conf.processes import deafen, end_with, speak_on, starter, stop_signals
 from trainer.liveness.children import Children
 from trainer.liveness.interfaces import address_towards, interface_of, is_here
@@ -43,16 +43,27 @@ _CONNECT_SECONDS = 1.0  # of one try to reach the rendezvous: the kernel's own t
 def launch(processes: int, arguments: list[str], nodes: int = 1, rendezvous: str | None = None) -> int:
     """Run `python -m trainer <arguments>` in so many processes here; returns the code of the most severe failure, or 0.
 
-    Raises ConfigError where the other hosts do not come within `JOIN_SECONDS`, or cannot.
+    Raises ConfigError where the other hosts do not come within `JOIN_SECONDS`, or cannot; DataError on a full disk.
     """
     os.environ |= starter()
-    with tempfile.TemporaryDirectory(prefix="gemcutter-") as folder, Children(Path(folder), most_severe) as children:
+    with _folder() as folder, Children(Path(folder), most_severe) as children:
         os.environ["GEMCUTTER_EXIT_CODES"] = folder
         threading.Thread(target=_forward, args=(children,), name="signals", daemon=True).start()
         if processes * nodes == 1:
             code = subprocess.Popen(_python(arguments)).wait()
             return DONE if code == DONE else most_severe([*children.codes(), code])
         return _launch_together(processes, arguments, nodes, rendezvous, children)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Where the processes say how they end. Raises DataError where there is no room for it."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="gemcutter-")
+    except OSError as error:
+        raise DataError(
+            f"no folder for temporary files can be made ({error}): free space there, or name another place with the "
+            "variable TMPDIR"
+        ) from error
 
 
 def _python(arguments: list[str]) -> list[str]:
@@ -156,7 +167,9 @@ def _forward(children: Children) -> None:
         deadline = time.monotonic() + (LAST_SECONDS if children.seen() else 0)
         while not (pids := main_thread.read_text().split()):
             if time.monotonic() >= deadline:
-                print("gemcutter train: stopped while no process was at work, as asked", file=sys.stderr, flush=True)
+                when = "while no process was at work" if children.seen() else "before anything was done"
+                by = signal.Signals(number).name
+                print(f"gemcutter train: stopped {when}, as asked by {by}", file=sys.stderr, flush=True)
                 children.leave(STOPPED)
             time.sleep(0.05)
         for pid in pids:  # one child that hears it is enough: they agree
@@ -174,7 +187,7 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     try:
         return launch(given.processes, given.arguments, given.nodes, given.rendezvous)
-    except ConfigError as refused:
+    except ERRORS as refused:
         print(f"gemcutter train: {refused}", file=sys.stderr)
         return refused.code
 

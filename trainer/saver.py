@@ -136,7 +136,7 @@ class Saver:
         return self._put_off or (self._directory.retry and not self._directory.work.busy)
 
     def save(self) -> None:
-        """Begin to commit the run as it stands; every process calls it, and `agreed` completes it.
+        """Begin to commit the run as it stands; every process calls it, and `agreed` completes it. Raises as that does.
 
         While steps are skipped the save is put off: where what they meet is a broken model, it would take the place of
         a sound one.
@@ -146,6 +146,7 @@ class Saver:
         self._put_off = run.in_a_row > 0
         if not self._put_off:
             self._wait_for(self._directory)
+            self._end_where_given_up()  # else one save after the other would keep it from being looked at
             if self._directory.given_up is None:
                 self._begin(self._snapshot.take(run.tensors(), self._first))
 

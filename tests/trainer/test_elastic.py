@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from trainer import checkpoint
+from conf.exits import declare
+from trainer import checkpoint, elastic
 from trainer.elastic import most_severe
 from trainer.liveness.children import Children
 
@@ -59,6 +61,36 @@ def test_a_child_that_ends_just_before_it_is_killed_is_no_fault(
     assert watching._look(tmp_path / "0.beat", now=10.0)
     assert watching._look(tmp_path / "0.beat", now=12.0)
     assert watching.codes() == [76]
+
+
+def test_children_that_start_anew_were_there_before(tmp_path: Path) -> None:
+    """Without their files for a moment, they are not hosts that never met."""
+    watching = Children(tmp_path, most_severe)
+    assert not watching.seen()
+    beat = tmp_path / "0.beat"
+    beat.write_text(f"{os.getpid()} 100")
+    with watching:
+        time.sleep(1)  # twice as long as between two looks
+    beat.unlink()
+    assert watching.seen()
+    tmp_path.rmdir()
+    assert watching.seen()
+
+
+def test_a_full_disk_hides_no_exit_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither where a process says how it ends, nor where its launcher makes the folder for that."""
+    monkeypatch.setenv("GEMCUTTER_EXIT_CODES", str(tmp_path / "gone"))
+    monkeypatch.setenv("GEMCUTTER_STARTER", "0")
+    declare(79)
+
+    def full(prefix: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(elastic, "tempfile", SimpleNamespace(TemporaryDirectory=full))
+    assert elastic.main(["1", "train"]) == 79
+    assert "No space left on device" in capfd.readouterr().err
 
 
 def children(parent: int) -> list[int]:
@@ -188,7 +220,7 @@ def test_a_stop_while_hosts_wait_for_each_other_is_answered_at_once(waiting, fir
     said = process.communicate(timeout=20)[1]
     assert process.returncode == 75, said
     assert time.monotonic() - began < 5
-    assert "stopped while no process was at work" in said
+    assert "stopped before anything was done, as asked by SIGTERM" in said
 
 
 def waits(pid: int, place: str | None) -> bool:

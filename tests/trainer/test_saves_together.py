@@ -169,6 +169,24 @@ def test_a_bucket_that_is_given_up_ends_the_run_once_a_save_under_way_is_there(t
     assert committed(disk) == [1, 2]
 
 
+def test_a_bucket_that_is_given_up_ends_a_run_that_saves_without_a_pause(tmp_path: Path) -> None:
+    """Where each step is saved, the directory is at work whenever anybody looks."""
+    slow = Place(tmp_path / "disk", lambda name: time.sleep(0.02))
+    steps = []
+
+    def work(alone: Any) -> None:
+        saves = Saves(alone, slow, Place(tmp_path / "bucket", refuse), every=1, max_failed=1)
+        for _ in range(50):
+            saves.step()
+            steps.append(saves.run.step)
+            saves.saver.save()
+
+    (error,) = on_each(1, work)
+    assert isinstance(error, DataError), error
+    assert str(tmp_path / "bucket") in str(error)
+    assert committed(tmp_path / "disk") == steps[:-1]  # what was under way is there
+
+
 def test_the_last_step_is_committed_before_a_bucket_is_given_up(tmp_path: Path) -> None:
     """What the bucket was getting when the run had to end fails, while the disk still gets the step before the last."""
     disk, last, refused = tmp_path / "disk", threading.Event(), threading.Event()

@@ -196,6 +196,7 @@ def event(kind: str, **facts: Any) -> dict[str, Any]:
         ([], "idle", ""),
         ([event("end", step=9)], "ended", ""),
         ([event("stop", step=9)], "stopped", ""),
+        ([event("end", step=9), event("profile", first=8, last=9)], "ended", ""),
         ([event("checkpoint", step=9)], "died", "it said nothing more after step 7"),
         ([event("failed", error="a disk is full", code=79)], "died", "a disk is full"),
         ([event("failed", error="loss=nan", code=77), event("restart", code=77)], "diverged", "loss=nan"),

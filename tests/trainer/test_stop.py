@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,22 +102,26 @@ def test_a_terminal_that_closes_stops_a_run_but_for_nohup(lab, nohup: bool) -> N
         command, cwd=lab.folder, env=lab.environment, stdout=below, stderr=below, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, how),  # as nohup does
     ) as process:  # fmt: skip
-        os.close(below)
-        run = lab.run("closed")
-        reading = threading.Thread(target=read_all, args=(above, run.folder / "metrics.jsonl"))
-        reading.start()
-        reading.join(60)
-        os.close(above)
-        os.killpg(process.pid, signal.SIGHUP)
-        if nohup:
-            seen = len(run.lines)
-            deadline = time.monotonic() + 30
-            while len(run.lines) < seen + 20:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            process.terminate()
-        assert process.wait(60) == 75
+        try:
+            os.close(below)
+            run = lab.run("closed")
+            reading = threading.Thread(target=read_all, args=(above, run.folder / "metrics.jsonl"))
+            reading.start()
+            reading.join(60)
+            os.close(above)
+            os.killpg(process.pid, signal.SIGHUP)
+            if nohup:
+                seen = len(run.lines)
+                deadline = time.monotonic() + 30
+                while len(run.lines) < seen + 20:
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                process.terminate()
+            assert process.wait(60) == 75
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert run.events[-1]["event"] == "stop"
     assert run.events[-1]["by"] == ("SIGTERM" if nohup else "SIGHUP")
     assert checkpoint.committed_steps(run.folder / "checkpoints") == [run.lines[-1]["step"]]

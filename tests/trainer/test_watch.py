@@ -126,6 +126,22 @@ def test_a_process_that_stops_while_it_says_that_it_lives_said_something_whole(
     assert (tmp_path / "0.beat").read_text() == f"{os.getpid()} 5.0"
 
 
+def test_a_full_disk_does_not_silence_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its launcher would kill it, though it lives."""
+    monkeypatch.setenv("GEMCUTTER_EXIT_CODES", str(tmp_path))
+    watch = object.__new__(Watch)
+    watch._allowed = None
+    watch._touch(60.0)
+    os.utime(tmp_path / "0.beat", (0, 0))
+
+    def full(path: Path, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    watch._touch(5.0)
+    assert (tmp_path / "0.beat").stat().st_mtime > 0
+
+
 def test_a_rank_that_waits_for_its_data_is_named(slow) -> None:
     running = slow("2,5,600", *SOON).wait()
     event = named(running, "hang")

@@ -33,6 +33,7 @@ class Children:
     def __init__(self, folder: Path, exit_code: Callable[[list[int]], int]) -> None:
         """`exit_code` is that of the launcher, from those of its children."""
         self._folder, self._exit_code = folder, exit_code
+        self._seen = False
         self._killed: set[int] = set()
         self._heard: dict[Path, tuple[int, float]] = {}  # when its file was last written, and seen to be, by our clock
         self._alone_since: float | None = None
@@ -60,12 +61,15 @@ class Children:
         os._exit(code)
 
     def seen(self) -> bool:
-        """Whether there ever were children that lived."""
-        return bool(list(self._folder.iterdir()))
+        """Whether there ever were children that lived; those that start anew take back what others left."""
+        with contextlib.suppress(FileNotFoundError):  # the launcher is about to end
+            self._seen |= any(self._folder.iterdir())
+        return self._seen
 
     def _watch(self) -> None:
         while not self._over.wait(_EVERY):
             now = time.monotonic()
+            self.seen()
             if now - self._looked > _SILENT:  # it is this process that was stopped, and its children with it
                 self._heard = {}
             self._looked = now

@@ -1,4 +1,7 @@
-"""A load that gets on is no hang, however long it takes: each read of a checkpoint shows that its process moves."""
+"""A load that gets on is no hang of the process that reads: each read of a checkpoint shows that it moves.
+
+Those that have read their share wait for it, as for anything else, at most `hang.start_seconds`.
+"""
 
 from __future__ import annotations
 

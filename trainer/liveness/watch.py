@@ -196,14 +196,14 @@ class Watch:
         """Say to `trainer.elastic` that this process lives, and for how many seconds it may be silent."""
         if (path := for_launcher(".beat")) is None:
             return
-        with contextlib.suppress(OSError):  # a full disk: then the launcher knows less
-            if allowed == self._allowed:
-                os.utime(path)  # which needs no room
-            else:
+        if allowed != self._allowed:
+            with contextlib.suppress(OSError):  # a full disk: then the launcher goes by what it heard before
                 whole = path.with_suffix(".written")  # one that is stopped in the midst of this must not leave a half
                 whole.write_text(f"{os.getpid()} {allowed}")
                 os.replace(whole, path)
                 self._allowed = allowed
+        with contextlib.suppress(OSError):
+            os.utime(path)  # which needs no room
 
     def _settling(self) -> bool:
         """Whether the step that is on its way may take as long as it takes: it compiles."""

@@ -96,7 +96,7 @@ def _state(events: list[Line], last: Line, at_work: bool) -> tuple[str, str]:
     """What the run is doing, and why it does no more."""
     if not events:
         return "idle", ""
-    said = [event for event in events if event["event"] not in ("restart", "straggler", "tracker", "time")]
+    said = [event for event in events if event["event"] not in ("restart", "straggler", "tracker", "time", "profile")]
     final = said[-1] if said else events[-1]
     kind, after = final["event"], f"after step {last.get('step', 0)}"
     if kind == "hang":
