@@ -138,10 +138,11 @@ def test_a_killed_driver_takes_its_workers_along_and_loses_no_commit(tmp_path: P
 @pytest.fixture(scope="module")
 def cluster(importable: None) -> Iterator[Any]:
     """A Ray cluster of this machine with a node that can be taken away."""
-    pytest.importorskip("ray", reason="needs the extra ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # tests tell nobody
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     yield cluster
     cluster.shutdown()
 
@@ -178,7 +179,6 @@ def test_ray_passes_errors_on_and_names_a_deadly_task(tmp_path: Path, cluster: A
 
 
 def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs the extra ray")
     from data_pipeline.engine.ray import Ray
 
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1: no Ray cluster answers"):
