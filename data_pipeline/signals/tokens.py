@@ -26,6 +26,7 @@ Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 ALPHABETIC = 1  # a word holds a letter
 SPOKEN = 2  # a word holds a letter or a digit: it is no bare sign
+IDEOGRAPHIC = 4  # a word is one letter of a script without blanks
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, and about 2**64 over the golden ratio
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # of the finaliser of MurmurHash3
@@ -42,8 +43,9 @@ class Tokens:
     starts_W, ends_W   of words
     hashes_W     equal for equal words
     folded_W     equal for words whose letters and digits differ in case, width and accents only
-    kinds_W      ALPHABETIC and SPOKEN
+    kinds_W      ALPHABETIC, SPOKEN and IDEOGRAPHIC, as bits
     starts_L, ends_L   of lines, without their line feed; a document has one more line than line feeds
+    hashes_L     equal for equal lines
     lines_D1, words_D1   first line and first word of each document
     """
 
@@ -57,6 +59,7 @@ class Tokens:
     words_D1: npt.NDArray[np.int64]
     starts_L: Positions
     ends_L: Positions
+    hashes_L: Hashes
     lines_D1: npt.NDArray[np.int64]
 
     @staticmethod
@@ -72,17 +75,18 @@ class Tokens:
         kinds_W = np.empty(room, np.uint8)
         words_D1 = np.zeros(len(texts) + 1, np.int64)
         starts_L, ends_L = np.empty(room + len(texts), np.int32), np.empty(room + len(texts), np.int32)
+        hashes_L = np.empty(room + len(texts), np.uint64)
         lines_D1 = np.zeros(len(texts) + 1, np.int64)
         _words(
             text_C, texts_D1, table.kinds, table.alpha, table.folded,
             starts_W, ends_W, hashes_W, folded_W, kinds_W, words_D1,
         )  # fmt: skip
-        _lines(text_C, texts_D1, starts_L, ends_L, lines_D1)
+        _lines(text_C, texts_D1, starts_L, ends_L, hashes_L, lines_D1)
         words, lines = words_D1[-1], lines_D1[-1]
         return Tokens(
             text_C, texts_D1, starts_W[:words].copy(), ends_W[:words].copy(), hashes_W[:words].copy(),
             folded_W[:words].copy(), kinds_W[:words].copy(), words_D1, starts_L[:lines].copy(), ends_L[:lines].copy(),
-            lines_D1,
+            hashes_L[:lines].copy(), lines_D1,
         )  # fmt: skip
 
 
@@ -117,6 +121,8 @@ def _words(
                         fold = (fold + np.uint64(folded[character]) + np.uint64(1)) * _BASE
                     if alpha[character]:
                         flags |= ALPHABETIC
+            if kinds[text_C[first]] == IDEOGRAPH:
+                flags |= IDEOGRAPHIC
             starts_W[count], ends_W[count] = first, at
             hashes_W[count], folded_W[count] = mix(exact), mix(fold)
             kinds_W[count] = flags
@@ -164,15 +170,19 @@ def _is_digit(character: int) -> bool:
 
 
 @njit(cache=True)
-def _lines(text_C: Array, texts_D1: Array, starts_L: Array, ends_L: Array, lines_D1: Array) -> None:
+def _lines(text_C: Array, texts_D1: Array, starts_L: Array, ends_L: Array, hashes_L: Array, lines_D1: Array) -> None:
     count = 0
     for d in range(texts_D1.size - 1):
         starts_L[count] = texts_D1[d]
+        line = np.uint64(0)
         for at in range(texts_D1[d], texts_D1[d + 1]):
             if text_C[at] == _NEW_LINE:
-                ends_L[count] = at
+                ends_L[count], hashes_L[count] = at, mix(line)
                 count += 1
                 starts_L[count] = at + 1
-        ends_L[count] = texts_D1[d + 1]
+                line = np.uint64(0)
+            else:
+                line = (line + np.uint64(text_C[at]) + np.uint64(1)) * _BASE
+        ends_L[count], hashes_L[count] = texts_D1[d + 1], mix(line)
         count += 1
         lines_D1[d + 1] = count
