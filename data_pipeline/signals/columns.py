@@ -11,8 +11,8 @@ from data_pipeline.signals import c4, fineweb, gopher, refinedweb, repetition
 from data_pipeline.signals.hashing import Array
 from data_pipeline.signals.tokens import Tokens
 
-# Languages whose scripts put no blanks between words. Rules on the inside of words do not apply to them, and where words
-# are counted two letters are taken for one.
+# Languages whose scripts put no blanks between words. Rules on the inside of words do not apply to them, and where
+# words are counted two letters are taken for one.
 UNSPACED = frozenset(("zh", "ja", "th", "lo", "km", "my", "bo", "dz"))
 
 
