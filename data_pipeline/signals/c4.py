@@ -6,7 +6,7 @@ Citations as Wikipedia writes them are cut from the lines that stay. A page goes
 ipsum" or holds a curly bracket, unless that line went before, and where too few sentences are left.
 
 Sentences are told apart as spaCy's sentencizer does, on our words: one ends at a mark that stands as a word of its own.
-A full stop does not where it belongs to an abbreviation, a capital letter or a run of them.
+A full stop does not where it belongs to an abbreviation or an initial.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import functools
 import numpy as np
 from numba import njit
 
-from data_pipeline.signals.characters import DECIMAL, PUNCTUATION, SPACE, TERMINAL, UPPER, characters
+from data_pipeline.signals.characters import DECIMAL, PUNCTUATION, SPACE, TERMINAL, characters
 from data_pipeline.signals.hashing import Array
 from data_pipeline.signals.phrases import Phrases, beginning, matched
 from data_pipeline.signals.tokens import SPOKEN, Tokens
@@ -39,10 +39,10 @@ _ABBREVIATIONS = (
     "E.g", "Feb", "Fla", "Ga", "Gen", "Gov", "I.e", "Ia", "Id", "Ill", "Inc", "Ind", "Jan", "Jr", "Jul", "Jun", "Kan",
     "Kans", "Ky", "La", "Ltd", "Mar", "Mass", "Md", "Messrs", "Mich", "Minn", "Miss", "Mo", "Mont", "Mr", "Mrs", "Ms",
     "Mt", "Neb", "Nebr", "Nev", "Nov", "Oct", "Okla", "Ore", "Pa", "Prof", "Rep", "Rev", "Sen", "Sep", "Sept", "St",
-    "Tenn", "Va", "Wash", "Wis", "a.m", "co", "e.g", "i.e", "p.m", "v.s", "vs", *"abcdefghijklmnopqrstuvwxyzäöü",
+    "Tenn", "Va", "Wash", "Wis", "a.m", "co", "e.g", "i.e", "p.m", "v.s", "vs",
 )  # fmt: skip
 
-_OPEN, _CLOSE, _CURLY, _STOP, _LAST_ASCII = ord("["), ord("]"), ord("{"), ord("."), 127
+_OPEN, _CLOSE, _CURLY, _STOP = map(ord, "[]{.")
 _MARKS = tuple(map(ord, ".?!\"'"))  # what a line must end in, where that is asked
 
 # What is counted, a row each: lines that a line rule takes, and of those that stay, but for lorem ipsum and brackets.
@@ -126,8 +126,9 @@ def _edit(
                     while w < starts_W.size and starts_W[w] < first:
                         w += 1
                     sentences, w = _sentences(
-                        text_C, starts_W, ends_W, hashes_W, kinds_W, w, first, stop, properties, abbreviations, cut_C
-                    )
+                        text_C, starts_W, ends_W, hashes_W, kinds_W, w, first, stop, properties, abbreviations, cut_C,
+                        cited,
+                    )  # fmt: skip
                     counts[_SENTENCES, d] += sentences
                     counts[_SENTENCES + _ENDED, d] += sentences if ended else 0
                     counts[_CITED, d] += cited
@@ -200,45 +201,45 @@ def _is_ended(text_C: Array, first: int, stop: int, cut_C: Array) -> bool:
 @njit(cache=True)
 def _sentences(
     text_C: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, w: int, first: int, stop: int,
-    properties: Array, abbreviations: Array, cut_C: Array,
+    properties: Array, abbreviations: Array, cut_C: Array, cited: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Sentences of a line whose first word is `w`, and the first word behind it."""
     sentences, over = 1, False
     while w < starts_W.size and starts_W[w] < stop:
         if not cut_C[starts_W[w]]:
             sign = properties[text_C[starts_W[w]]] if not kinds_W[w] & SPOKEN else 0
-            if sign & TERMINAL and _ends_sentence(
-                text_C, starts_W, ends_W, hashes_W, kinds_W, w, first, stop, properties, abbreviations
-            ):
+            if sign & TERMINAL and _ends_sentence(text_C, starts_W, ends_W, hashes_W, kinds_W, w, first, abbreviations):
                 over = True
             elif over and not sign & PUNCTUATION:
                 sentences += 1
                 over = False
+            if cited and not sign:
+                over |= _ends_before_citation(text_C, starts_W[w], ends_W[w], properties, cut_C)
         w += 1
     return sentences, w
 
 
+@njit(cache=True, inline="always")
+def _ends_before_citation(text_C: Array, first: int, stop: int, properties: Array, cut_C: Array) -> bool:
+    """Whether a word with a citation behind it (`ended.[1`) ends in a mark without that."""
+    for at in range(first + 1, stop):
+        if cut_C[at] and not cut_C[at - 1]:
+            return properties[text_C[at - 1]] & TERMINAL != 0
+    return False
+
+
 @njit(cache=True)
 def _ends_sentence(
-    text_C: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, w: int, first: int, stop: int,
-    properties: Array, abbreviations: Array,
+    text_C: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, w: int, first: int,
+    abbreviations: Array,
 ) -> bool:  # fmt: skip
     """Whether a mark at the end of sentences ends one here."""
     mark, at = text_C[starts_W[w]], starts_W[w]
-    if (
-        mark <= _LAST_ASCII
-        and w + 1 < starts_W.size
-        and kinds_W[w + 1] & SPOKEN
-        and starts_W[w + 1] == ends_W[w] < stop
-    ):
-        return False  # inside of a name or an address
     if mark != _STOP:
         return True
     if ends_W[w] - at > 1:
         return False  # an ellipsis
     if at == first or ends_W[w - 1] < at or not kinds_W[w - 1] & SPOKEN:
         return True
-    if properties[text_C[at - 1]] & UPPER and (at - 1 == first or not properties[text_C[at - 2]] & UPPER):
-        return False  # an initial
     place = np.searchsorted(abbreviations, hashes_W[w - 1])
     return place == abbreviations.size or abbreviations[place] != hashes_W[w - 1]

@@ -44,6 +44,14 @@ TERMINAL = 16  # ends a sentence
 PUNCTUATION = 32
 DECIMAL = 64  # `str.isdecimal`: digits that numbers are written with
 
+# How a sign stands to the word beside it, as spaCy's tokenizer has it.
+OPENS = 1  # a word of its own before a word
+CLOSES = 2  # a word of its own behind a word
+PARTS = 4  # a word of its own between letters, too
+CURRENCY = 8  # closes a number
+_OPENS_AND_CLOSES = "…,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪\"”“`‘´’‚„»«「」『』（）〔〕【】《》〈〉〈〉⟦⟧'—–"
+_OPENS_ONLY = "§%="
+
 # Characters that end sentences, with which datatrove counts lines that end in punctuation: Sentence_Terminal of
 # Unicode's PropList.txt, and the Khmer signs that end a text.
 _TERMINAL = (
@@ -69,12 +77,14 @@ class Characters:
     kinds   BLANK, LETTER, SIGN or IDEOGRAPH
     alpha   1 where `str.isalpha`
     folded  the code point that stands for it where case, width and accents do not count; 0 for marks, which then vanish
+    affixes  OPENS, CLOSES, PARTS and CURRENCY of signs, as bits
     properties  SPACE, UPPER, LOWER, DIGIT, TERMINAL, PUNCTUATION and DECIMAL, as bits
     """
 
     kinds: Bytes
     alpha: Bytes
     folded: npt.NDArray[np.uint32]
+    affixes: Bytes
     properties: Bytes
 
 
@@ -96,7 +106,16 @@ def characters() -> Characters:
             folded[point] = 0
         elif kinds[point] in (LETTER, IDEOGRAPH):
             folded[point] = _folded(every[point])
-    return Characters(kinds, alpha, folded, _properties(every, categories))
+    return Characters(kinds, alpha, folded, _affixes(categories), _properties(every, categories))
+
+
+def _affixes(categories: list[str]) -> Bytes:
+    of_category = {"So": OPENS | CLOSES | PARTS, "Sc": OPENS | CURRENCY}
+    affixes = np.array([of_category.get(category, 0) for category in categories], np.uint8)
+    affixes[list(map(ord, _OPENS_AND_CLOSES))] = OPENS | CLOSES
+    affixes[list(map(ord, _OPENS_ONLY))] = OPENS
+    affixes[ord("…")] |= PARTS
+    return affixes
 
 
 def _properties(every: list[str], categories: list[str]) -> Bytes:
