@@ -188,6 +188,51 @@ def broken(values: npt.NDArray[Any], rule: Rule) -> npt.NDArray[np.bool_]:
     return np.asarray(values > limit)
 
 
+def quality(
+    columns: Columns, languages: Sequence[str], thresholds: Mapping[str, Thresholds] = DEFAULTS
+) -> npt.NDArray[np.float32]:
+    """Share of Gopher's quality rules that hold even with limits twice as strict (0 to 1); NaN where none applies.
+
+    A coarse order among documents that passed: how far a text is from the limits, not how good it is to read. No model
+    is behind it.
+    """
+    shares = np.full(len(languages), np.nan, np.float32)
+    for _, chosen, limits in _by_language(languages, thresholds):
+        strict = rules(Thresholds(stricter(limits.gopher or Gopher()), None, None, None))
+        values = [columns[rule.column][chosen] for rule in strict]
+        applied = sum((of_rule >= 0).astype(np.float32) for of_rule in values)
+        hit = sum(broken(of_rule, rule).astype(np.float32) for of_rule, rule in zip(values, strict, strict=True))
+        with np.errstate(invalid="ignore"):
+            shares[chosen] = 1 - hit / applied
+    return shares
+
+
+def stricter(limits: Gopher, margin: float = 2.0) -> Gopher:
+    """Limits by a factor above 1 nearer to what they allow most: the most is divided by it, the least multiplied; what
+    may miss 1 may miss it by so much less; the range of word lengths narrows around its middle."""
+
+    def scaled(limit: Limit, by: float) -> Limit:
+        return None if limit is None else limit * by
+
+    low, high = limits.min_mean_word_length, limits.max_mean_word_length
+    if low is not None and high is not None:
+        middle, reach = (low + high) / 2, (high - low) / 2
+        low, high = middle - reach / margin, middle + reach / margin
+    alphabetic = limits.min_alphabetic_words
+    return Gopher(
+        min_words=scaled(limits.min_words, margin),
+        max_words=scaled(limits.max_words, 1 / margin),
+        min_mean_word_length=low,
+        max_mean_word_length=high,
+        max_hashes=scaled(limits.max_hashes, 1 / margin),
+        max_ellipses=scaled(limits.max_ellipses, 1 / margin),
+        max_bullet_lines=scaled(limits.max_bullet_lines, 1 / margin),
+        max_ellipsis_lines=scaled(limits.max_ellipsis_lines, 1 / margin),
+        min_alphabetic_words=None if alphabetic is None else 1 - (1 - alphabetic) / margin,
+        min_stop_words=scaled(limits.min_stop_words, margin),
+    )
+
+
 def _by_language(
     languages: Sequence[str], thresholds: Mapping[str, Thresholds]
 ) -> list[tuple[str, npt.NDArray[np.intp], Thresholds]]:
