@@ -18,7 +18,7 @@ from numba import njit
 
 from data_pipeline.signals.characters import DECIMAL, PUNCTUATION, SPACE, TERMINAL, characters
 from data_pipeline.signals.hashing import Array
-from data_pipeline.signals.phrases import Phrases, beginning, matched
+from data_pipeline.signals.phrases import ASCII, Phrases, lower, matched, standing
 from data_pipeline.signals.tokens import SPOKEN, Tokens
 
 LONGEST_WORD = 1000
@@ -160,9 +160,13 @@ def _scan(
     """The phrases and curly brackets of a line, and how many citations were cut from it."""
     phrases, curlies, cited, after = np.uint64(0), False, 0, first
     for at in range(first, stop):
-        phrases |= beginning(text_C, at, stop, letters_PL, begin_A)
-        curlies |= text_C[at] == _CURLY
-        if text_C[at] == _OPEN and at >= after:
+        character = lower(text_C[at])
+        if character >= ASCII:
+            continue
+        if begin_A[character]:
+            phrases |= standing(text_C, at, stop, letters_PL, begin_A[character])
+        curlies |= character == _CURLY
+        if character == _OPEN and at >= after:
             after = _end_of_citation(text_C, at, stop, properties, citations)
             if after > at:
                 cut_C[at:after] = True

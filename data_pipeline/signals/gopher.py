@@ -30,9 +30,10 @@ def measure(
     known = sorted(set(languages) & stop_words.keys())
     tables, bits = _stop_word_tables([stop_words[language] for language in known])
     table_D = np.array([known.index(one) if one in known else -1 for one in languages], np.int64)
-    words, letters, found, stop_word_bits, hashes, ellipses, alphabetic, bullets, trailing = _count(
-        tokens.text_C, tokens.starts_W, tokens.ends_W, tokens.hashes_W, tokens.kinds_W, tokens.words_D1,
-        tokens.starts_L, tokens.ends_L, tokens.lines_D1, characters().properties, tables, bits, table_D, unspaced_D,
+    words, letters, found, different, hashes, ellipses, alphabetic, bullets, trailing = _count(
+        tokens.text_C, tokens.texts_D1, tokens.starts_W, tokens.ends_W, tokens.hashes_W, tokens.kinds_W,
+        tokens.words_D1, tokens.starts_L, tokens.ends_L, tokens.lines_D1, characters().properties, tables, bits,
+        table_D, unspaced_D,
     )  # fmt: skip
     lines = np.diff(tokens.lines_D1)
     spaced = np.where(unspaced_D, np.nan, 1.0)
@@ -44,7 +45,7 @@ def measure(
         "bullet_lines": (bullets / lines).astype(np.float32),
         "ellipsis_lines": (trailing / lines).astype(np.float32),
         "alphabetic_words": (spaced * alphabetic / np.maximum(found, 1)).astype(np.float32),
-        "stop_words": np.where(table_D < 0, -1, stop_word_bits).astype(np.int32).reshape(documents),
+        "stop_words": np.where(table_D < 0, -1, different).astype(np.int32).reshape(documents),
     }
 
 
@@ -73,7 +74,7 @@ def _fill(hashes_W: Array, table: Array, bits: Array) -> None:
 
 @njit(cache=True)
 def _count(
-    text_C: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, words_D1: Array,
+    text_C: Array, texts_D1: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, words_D1: Array,
     starts_L: Array, ends_L: Array, lines_D1: Array, properties: Array, tables: Array, bits: Array, table_D: Array,
     unspaced_D: Array,
 ) -> tuple[Array, ...]:  # fmt: skip
@@ -84,7 +85,7 @@ def _count(
     hashes_D, ellipses_D, alphabetic_D = np.zeros(D), np.zeros(D), np.zeros(D)
     bullets_D, trailing_D = np.zeros(D), np.zeros(D)
     for d in range(D):
-        words, letters, found, ideographs, hashes, ellipses, alphabetic = 0, 0, 0, 0, 0, 0, 0
+        words, letters, found, ideographs, alphabetic = 0, 0, 0, 0, 0
         seen, table = np.uint64(0), table_D[d]
         for w in range(words_D1[d], words_D1[d + 1]):
             length, kind = ends_W[w] - starts_W[w], kinds_W[w]
@@ -92,28 +93,26 @@ def _count(
             if kind & SPOKEN:
                 words += 1
                 letters += length
-                alphabetic += kind & ALPHABETIC
+                alphabetic += (kind & ALPHABETIC) != 0
                 ideographs += (kind & IDEOGRAPHIC) != 0
                 if table >= 0:
                     hash_ = nonzero(hashes_W[w])
                     seen |= bits[table, place(tables[table], tables.shape[1], hash_)]
-            else:
-                sign = text_C[starts_W[w]]
-                if sign == _HASH:
-                    hashes += length
-                elif sign == _ELLIPSIS:
-                    ellipses += length
-                elif sign == _STOP:
-                    ellipses += length // 3
         if unspaced_D[d]:  # the letters are taken two by two
             fewer = ideographs - ideographs // LETTERS_PER_WORD
             words -= fewer
             found -= fewer
-        words_D[d], letters_D[d], found_D[d] = words, letters, found
-        hashes_D[d], ellipses_D[d], alphabetic_D[d] = hashes, ellipses, alphabetic
+        words_D[d], letters_D[d], found_D[d], alphabetic_D[d] = words, letters, found, alphabetic
         while seen:
             seen &= seen - np.uint64(1)
             stop_words_D[d] += 1
+        hashes, ellipses, stops = 0, 0, 0
+        for at in range(texts_D1[d], texts_D1[d + 1]):
+            character = text_C[at]
+            hashes += character == _HASH
+            stops = stops + 1 if character == _STOP else 0
+            ellipses += character == _ELLIPSIS or (stops > 0 and stops % 3 == 0)
+        hashes_D[d], ellipses_D[d] = hashes, ellipses
         for line in range(lines_D1[d], lines_D1[d + 1]):
             first, stop = starts_L[line], ends_L[line]
             while first < stop and properties[text_C[first]] & SPACE:

@@ -52,14 +52,12 @@ def matched(text_C: Array, at: int, stop: int, letters_L: Array, exactly: bool) 
     return length
 
 
-@njit(cache=True, inline="always")
-def beginning(text_C: Array, at: int, stop: int, letters_PL: Array, begin_A: Array) -> np.uint64:
-    """The bits of the phrases that stand at a place."""
-    character = lower(text_C[at])
+@njit(cache=True)
+def standing(text_C: Array, at: int, stop: int, letters_PL: Array, candidates: np.uint64) -> np.uint64:
+    """The bits of those candidates that stand at a place."""
     found = np.uint64(0)
-    if character < ASCII and begin_A[character]:
-        for p in range(letters_PL.shape[0]):
-            bit = np.uint64(1) << np.uint64(p)
-            if begin_A[character] & bit and matched(text_C, at, stop, letters_PL[p], False):
-                found |= bit
+    for p in range(letters_PL.shape[0]):
+        bit = np.uint64(1) << np.uint64(p)
+        if candidates & bit and matched(text_C, at, stop, letters_PL[p], False):
+            found |= bit
     return found

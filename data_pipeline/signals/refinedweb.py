@@ -16,7 +16,7 @@ from numba import njit
 
 from data_pipeline.signals.characters import DECIMAL, DIGIT, IDEOGRAPH, LETTER, SPACE, UPPER, characters
 from data_pipeline.signals.hashing import Array
-from data_pipeline.signals.phrases import Phrases, lower, matched
+from data_pipeline.signals.phrases import ASCII, Phrases, lower, matched
 from data_pipeline.signals.tokens import SPOKEN, Tokens
 
 MOST_UPPER_CASE = 0.5  # of the characters of a line
@@ -29,7 +29,7 @@ _COUNTED = Phrases.of(
     ("likes", "shares", "comments", "retweets", "reposts", "quotes", "bookmarks", "upvotes", "downvotes", "downloads",
      "views", "followers")
 ).letters_PL  # fmt: skip
-_STOP_WORDS = Phrases.of(("the", "be", "to", "of", "and", "that", "have", "with")).letters_PL
+_STOP_WORDS = Phrases.of(("the", "be", "to", "of", "and", "that", "have", "with"))
 _BULLETS = tuple(map(ord, "●•*-"))
 _STOP, _COMMA, _HASH, _ELLIPSIS, _BLANK, _UNDERSCORE = map(ord, ".,#… _")
 _THOUSANDS = tuple(map(ord, "kmb"))
@@ -41,7 +41,7 @@ def measure(tokens: Tokens, unspaced_D: Array) -> dict[str, Array]:
     """A column for each rule. NaN, or -1 of `refinedweb_stop_words`, where words make no sense for the script."""
     counts = _count(
         tokens.text_C, tokens.texts_D1, tokens.starts_L, tokens.ends_L, tokens.lines_D1, characters().properties,
-        characters().alpha, _STOP_WORDS,
+        characters().alpha, _STOP_WORDS.letters_PL, _STOP_WORDS.begin_A,
     )  # fmt: skip
     cut_C = _edited(tokens, unspaced_D)
     words, gone = _words_cut(tokens.starts_W, tokens.ends_W, tokens.kinds_W, tokens.words_D1, cut_C)
@@ -205,11 +205,11 @@ def _cut_phrases(text_C: Array, first: int, stop: int, properties: Array, cut: A
 @njit(cache=True)
 def _count(
     text_C: Array, texts_D1: Array, starts_L: Array, ends_L: Array, lines_D1: Array, properties: Array, alpha: Array,
-    stop_words: Array,
+    stop_words: Array, begin_A: Array,
 ) -> Array:  # fmt: skip
     """[8, documents]: words that blanks part, their characters, those with a letter, stop words, symbols, lines that
     are not blank, those that begin with a bullet, those that end in an ellipsis."""
-    D = lines_D1.size - 1
+    D, longest = lines_D1.size - 1, stop_words.shape[1] - 1
     counts = np.zeros((8, D))
     for d in range(D):
         begin, stop = texts_D1[d], texts_D1[d + 1]
@@ -222,7 +222,8 @@ def _count(
                 counts[_TOKENS, d] += 1
                 counts[_CHARACTERS, d] += at - begin
                 counts[_ALPHABETIC, d] += letters > 0
-                counts[_STOPS, d] += _is_stop_word(text_C, begin, at, stop_words)
+                if at - begin <= longest and lower(text_C[begin]) < ASCII and begin_A[lower(text_C[begin])]:
+                    counts[_STOPS, d] += _is_stop_word(text_C, begin, at, stop_words)
             begin, letters = at + 1, 0
         counts[_SYMBOLS, d] = _symbols(text_C, texts_D1[d], stop)
         for line in range(lines_D1[d], lines_D1[d + 1]):

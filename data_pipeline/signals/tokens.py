@@ -116,6 +116,10 @@ def mix(hash_: np.uint64) -> np.uint64:
     return hash_ ^ (hash_ >> np.uint64(29))
 
 
+# The loops below hand single characters to functions and no arrays: numba counts references to those at each call,
+# which here would take three quarters of the time.
+
+
 @njit(cache=True)
 def _words(
     text_C: Array, texts_D1: Array, kinds: Array, alpha: Array, folded: Array, affixes: Array, properties: Array,
@@ -123,21 +127,77 @@ def _words(
 ) -> None:  # fmt: skip
     count = 0
     for d in range(texts_D1.size - 1):
-        at, stop = texts_D1[d], texts_D1[d + 1]
-        while at < stop:
-            first, kind = at, kinds[text_C[at]]
-            at += 1
+        begin, last = texts_D1[d], texts_D1[d + 1]
+        while begin < last:
+            first, stop, kind = begin, begin + 1, kinds[text_C[begin]]
+            begin = stop
             if kind == BLANK:
                 continue
             if kind == IDEOGRAPH:
-                while at < stop and kinds[text_C[at]] != BLANK and folded[text_C[at]] == 0:
-                    at += 1  # vowels above and below, as Thai has them
-                starts_W[count], ends_W[count] = first, at
-                count += 1
+                while stop < last and kinds[text_C[stop]] != BLANK and folded[text_C[stop]] == 0:
+                    stop += 1  # vowels above and below, as Thai has them
+                starts_W[count], ends_W[count] = first, stop
+                begin, count = stop, count + 1
                 continue
-            while at < stop and kinds[text_C[at]] != BLANK and kinds[text_C[at]] != IDEOGRAPH:
-                at += 1
-            count = _part(text_C, kinds, alpha, affixes, properties, first, at, starts_W, ends_W, count)
+            while stop < last and kinds[text_C[stop]] != BLANK and kinds[text_C[stop]] != IDEOGRAPH:
+                stop += 1
+            begin = stop
+
+            while first < stop:  # signs before the word
+                sign, after, length = text_C[first], text_C[first + 1] if first + 1 < stop else 0, 1
+                if sign == _STOP and after == _STOP:
+                    while first + length < stop and text_C[first + length] == _STOP:
+                        length += 1
+                elif not _opens(sign, after, affixes[sign]):
+                    break
+                starts_W[count], ends_W[count] = first, first + length
+                first, count = first + length, count + 1
+            closing = stop
+            while closing > first:
+                sign = text_C[closing - 1]
+                before = text_C[closing - 2] if closing - 1 > first else 0
+                capitals = closing - 2 > first and properties[text_C[closing - 3]] & UPPER != 0
+                if not _closes(
+                    sign, before, affixes[sign], alpha[before] != 0, properties[before], closing - 2, first, capitals
+                ):
+                    break
+                closing -= 1
+
+            at = first
+            for i in range(first, closing - 2):  # an address
+                if text_C[i] == _COLON and text_C[i + 1] == _SLASH and text_C[i + 2] == _SLASH:
+                    at = closing
+            if closing - first > 4 and text_C[first] == text_C[first + 1] == text_C[first + 2] == _W:
+                at = closing if text_C[first + 3] == _STOP else at
+            while at < closing:
+                sign, length, end = text_C[at], 0, at + 1
+                if kinds[sign] == SIGN:
+                    while end < closing and text_C[end] == sign and (sign == _STOP or sign in _HYPHENS):
+                        end += 1
+                    before = text_C[at - 1] if at > first else 0
+                    after = text_C[end] if end < closing else 0
+                    length = _joint(
+                        sign, before, after, end - at, affixes[sign], alpha[before] != 0, alpha[after] != 0,
+                        properties[before], properties[after],
+                    )  # fmt: skip
+                if length and at > first:
+                    starts_W[count], ends_W[count] = first, at
+                    first, count = at, count + 1
+                if length > 0:
+                    starts_W[count], ends_W[count] = at, at + length
+                    first, count = at + length, count + 1
+                at = at + length if length > 0 else end
+            if first < closing:
+                starts_W[count], ends_W[count] = first, closing
+                count += 1
+
+            first = closing
+            while first < stop:  # signs behind the word
+                length = 1
+                while text_C[first] == _STOP and first + length < stop and text_C[first + length] == _STOP:
+                    length += 1
+                starts_W[count], ends_W[count] = first, first + length
+                first, count = first + length, count + 1
         words_D1[d + 1] = count
     for w in range(count):
         exact, fold, flags = np.uint64(0), np.uint64(0), 0
@@ -155,120 +215,49 @@ def _words(
         hashes_W[w], folded_W[w], kinds_W[w] = mix(exact), mix(fold), flags
 
 
-@njit(cache=True)
-def _part(
-    text_C: Array, kinds: Array, alpha: Array, affixes: Array, properties: Array, first: int, stop: int,
-    starts_W: Array, ends_W: Array, count: int,
+@njit(cache=True, inline="always")
+def _opens(sign: int, after: int, affix: int) -> bool:
+    """Whether a sign is a word of its own before a word."""
+    return affix & OPENS != 0 or (sign == _PLUS and not _is_digit(after))
+
+
+@njit(cache=True, inline="always")
+def _closes(
+    sign: int, before: int, affix: int, letter: bool, properties: int, place: int, first: int, capitals: bool
+) -> bool:
+    """Whether a sign is a word of its own behind a word, whose last character `before` stands at a place."""
+    if affix & CLOSES:
+        return True
+    if sign == _STOP:  # belongs to a letter that stands alone, and to a capital that no other stands before
+        return not (letter and (place == first or (properties & UPPER != 0 and not capitals)))
+    return _is_digit(before) and (affix & CURRENCY != 0 or sign in (_PERCENT, _PLUS))
+
+
+@njit(cache=True, inline="always")
+def _joint(
+    sign: int, before: int, after: int, times: int, affix: int, letter_before: bool, letter_after: bool,
+    properties_before: int, properties_after: int,
 ) -> int:  # fmt: skip
-    """Write the words of what stands between two blanks; returns their number with those before."""
-    while first < stop:
-        length = _opening(text_C, affixes, first, stop)
-        if length == 0:
-            break
-        starts_W[count], ends_W[count] = first, first + length
-        first, count = first + length, count + 1
-    closing = stop
-    while closing > first and _closes(text_C, alpha, affixes, properties, first, closing - 1):
-        closing -= 1
-    if first < closing:
-        at = closing if _is_address(text_C, first, closing) else first
-        while at < closing:
-            length = 0
-            if kinds[text_C[at]] == SIGN:
-                length = _joint(text_C, alpha, affixes, properties, first, at, closing)
-            if length and at > first:
-                starts_W[count], ends_W[count] = first, at
-                first, count = at, count + 1
-            if length > 0:
-                starts_W[count], ends_W[count] = at, at + length
-                first, count = at + length, count + 1
-            at += max(length, 1)
-        if first < closing:
-            starts_W[count], ends_W[count] = first, closing
-            count += 1
-    first = closing
-    while first < stop:
-        length = max(1, _stops(text_C, first, stop))
-        starts_W[count], ends_W[count] = first, first + length
-        first, count = first + length, count + 1
-    return count
-
-
-@njit(cache=True, inline="always")
-def _stops(text_C: Array, at: int, stop: int) -> int:
-    """How many full stops stand in a row from a place on."""
-    end = at
-    while end < stop and text_C[end] == _STOP:
-        end += 1
-    return end - at
-
-
-@njit(cache=True, inline="always")
-def _opening(text_C: Array, affixes: Array, at: int, stop: int) -> int:
-    """The characters of a sign that is a word of its own before a word; 0 where there is none."""
-    character = text_C[at]
-    if character == _STOP:
-        stops = _stops(text_C, at, stop)
-        return stops if stops > 1 else 0
-    if character == _PLUS:
-        return 0 if at + 1 < stop and _is_digit(text_C[at + 1]) else 1
-    return 1 if affixes[character] & OPENS else 0
-
-
-@njit(cache=True, inline="always")
-def _closes(text_C: Array, alpha: Array, affixes: Array, properties: Array, first: int, at: int) -> bool:
-    """Whether the last character of a word is a sign that is a word of its own behind it."""
-    character = text_C[at]
-    if affixes[character] & CLOSES or at == first:
-        return affixes[character] & CLOSES != 0 or character == _STOP
-    before = text_C[at - 1]
-    if character == _STOP:  # belongs to a letter that stands alone, and to a capital that no other stands before
-        initial = at - 1 == first or (properties[before] & UPPER and not properties[text_C[at - 2]] & UPPER)
-        return not (alpha[before] and initial)
-    return _is_digit(before) and (affixes[character] & CURRENCY != 0 or character in (_PERCENT, _PLUS))
-
-
-@njit(cache=True, inline="always")
-def _is_address(text_C: Array, first: int, stop: int) -> bool:
-    for at in range(first, stop - 2):
-        if text_C[at] == _COLON and text_C[at + 1] == _SLASH and text_C[at + 2] == _SLASH:
-            return True
-    return stop - first > 4 and (
-        text_C[first] == _W and text_C[first + 1] == _W and text_C[first + 2] == _W and text_C[first + 3] == _STOP
-    )
-
-
-@njit(cache=True)
-def _joint(text_C: Array, alpha: Array, affixes: Array, properties: Array, first: int, at: int, stop: int) -> int:
-    """The characters of a sign that parts two words; 0 where it parts none, -1 where it begins the second itself."""
-    sign = text_C[at]
-    if affixes[sign] & PARTS:
+    """The characters of a sign that parts two words, where it stands so many times; 0 where it parts none, -1 where it
+    begins the second itself."""
+    if affix & PARTS:
         return 1
     if sign == _STOP:
-        stops = _stops(text_C, at, stop)
-        if stops > 1:
-            return stops
-    if at == first or at + 1 == stop:
-        return 0
-    before, after = text_C[at - 1], text_C[at + 1]
-    if sign == _STOP:
-        return 1 if properties[before] & LOWER and properties[after] & UPPER else 0
+        parts = times > 1 or (properties_before & LOWER != 0 and properties_after & UPPER != 0)
+        return times if parts else 0
     if sign in (_APOSTROPHE, _RIGHT_QUOTE):
-        return -1 if alpha[before] and alpha[after] else 0
+        return -1 if letter_before and letter_after else 0
     if sign == _COMMA:
-        return 1 if alpha[before] and alpha[after] else 0
-    if not alpha[before] and not _is_digit(before):
+        return 1 if letter_before and letter_after else 0
+    if not letter_before and not _is_digit(before):
         return 0
-    if sign in _OPERATORS and _is_digit(before) and (_is_digit(after) or after == _HYPHEN):
+    if sign in _OPERATORS and _is_digit(before) and (_is_digit(after) or times > 1 or after == _HYPHEN):
         return 1
     if sign in _RELATIONS:
-        return 1 if alpha[after] else 0
-    if sign in _HYPHENS:
+        return 1 if letter_after else 0
+    if sign in _HYPHENS and letter_after:
         longest = _LONGEST_HYPHEN if sign == _HYPHEN else _LONGEST_DASH if sign == _DASH else 1
-        end = at + 1
-        while end < stop and text_C[end] == sign:
-            end += 1
-        return end - at if end - at <= longest and end < stop and alpha[text_C[end]] else 0
+        return times if times <= longest else 0
     return 0
 
 

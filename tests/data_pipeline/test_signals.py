@@ -102,7 +102,7 @@ def test_time_grows_with_the_characters() -> None:
     for distinct in (5000, 1):
         short, long = text(20_000, distinct), text(320_000, distinct)
         assert seconds(long) < 3 * 16 * seconds(short)
-    signs = ". " * 100_000 + "(" * 100_000 + "[1" * 50_000 + "." * 100_000 + "a." * 50_000
+    signs = ". " * 100_000 + "(" * 100_000 + "[1" * 50_000 + "." * 100_000 + "a." * 50_000 + "-" * 100_000 + "a"
     assert seconds(signs) < 3 * 16 * seconds(signs[::16])
 
 
