@@ -33,11 +33,24 @@ _PARTS = st.sampled_from(
         "[]", "[edit]", "[citation needed]", "[[2]", "{", "}", "#", "...", "…", ". . .", "•", "-", "*", "●", ".", "?",
         "!", '"', "'", "don't", "e.g.", "Mr.", "U.S.", "3.14", "x" * 1001, "LOUD", "42", "²", "Mühle",
         "古い水車小屋が", "。", "ก็", "и", "İ", "\u00a0", "\u2003", "\t", "\x1c", "\u200b", "\u2028", " ", "  ", "\n",
-        "\n\n", "\n \n", "\n\n\n",
+        "\n\n", "\n \n", "\n\n\n", "x" * 1000, "......",
     ]
 )  # fmt: skip
-TEXTS = st.lists(_PARTS | st.text(max_size=5), max_size=40).map(
-    lambda parts: " ".join(parts).encode("utf-8", "ignore").decode().strip()
+_MENUS = st.sampled_from(["items in cart", "Read more...", "Sign-in", "12 likes", "mill", " ", " ", "\n", "."])
+
+
+def _joined(parts: st.SearchStrategy[str], between: str, most: int) -> st.SearchStrategy[str]:
+    """Parts that are drawn, three times over or not: lists that are drawn are short."""
+    drawn = st.tuples(st.lists(parts, max_size=most), st.sampled_from([1, 3])).map(lambda pair: pair[0] * pair[1])
+    return drawn.map(lambda chosen: between.join(chosen).encode("utf-8", "ignore").decode().strip())
+
+
+# Whatever the rules look for; the same few words and lines again and again; phrases of menus side by side.
+TEXTS = (
+    _joined(_PARTS | st.text(max_size=5), " ", 30)
+    | _joined(st.sampled_from(["mill", "oak", "the", "of", "."]), " ", 30)
+    | _joined(st.sampled_from(["a", "b", " ", "\n", "\n\n"]), "", 30)
+    | _joined(_MENUS, "", 12)
 )
 
 
@@ -352,6 +365,30 @@ def test_refinedweb_counts_what_pages_are_judged_by(text: str) -> None:
     }
     for name, value in expected.items():
         np.testing.assert_equal(found[f"refinedweb_{name}"][0], np.float32(value), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("3 items in cart", "3"),
+        ("Items in cart", ""),
+        ("the oak read more...", "the oak"),
+        ("Read more... items in cart", ""),
+        ("items in cart sign-in now", " sign-in now"),  # no longer at the beginning
+        ("Sign-in to read more...", "to"),
+        ("sign-in sign-in", "sign-in"),
+        (
+            "one two three four five six seven eight items in cart",
+            "one two three four five six seven eight items in cart",
+        ),
+        ("two three four five six seven eight items in cart", "two three four five six seven eight"),
+    ],
+)
+def test_refinedweb_cuts_phrases_of_menus_out_of_short_lines(line: str, left: str) -> None:
+    assert refinedweb.cleaned(f"The oak.\n{line}\nThe mill.") == "\n".join(
+        filter(None, ["The oak.", left, "The mill."])
+    )
+    assert refinedweb_lines(f"The oak.\n{line}\nThe mill.") == refinedweb.cleaned(f"The oak.\n{line}\nThe mill.")
 
 
 def test_refinedweb_counts_the_words_that_its_edits_take() -> None:
