@@ -38,8 +38,8 @@ CALIBRATED = frozenset(
         *(f"top_{n}_gram" for n in (2, 3, 4)), *(f"duplicate_{n}_grams" for n in range(5, 11)),
     )
 )  # fmt: skip
-FEWEST_DOCUMENTS = 100  # a tail of a tenth is then ten documents
-TAIL = 0.1
+FEWEST_DOCUMENTS = 100
+TAIL = 0.01  # what each rule may cost of documents that are good; of a raw crawl FineWeb2 takes a tenth
 STOP_WORD_SHARES, FEWEST_STOP_WORDS = (0.008, 0.003), 8
 DECIMALS = 3
 FORMAT = 1
