@@ -1,14 +1,15 @@
 """Limits and stop words of a language from a reference set: good documents in it, an encyclopaedia for example.
 
 FineWeb2 (Penedo et al. 2025, arXiv:2506.20920) keeps the rules of FineWeb for each language and moves those limits that
-differ between languages (`CALIBRATED`; its configurations name the same). Its ways to move one, and ours:
+differ between languages (`CALIBRATED`; the configurations that it published name the same). Ways to move one:
 
     tail        what lies beyond the limit is a fixed share of the reference set
     quantile    it is the share that lies beyond English's limit in an English reference set
     deviation   the limit is as many standard deviations from the mean as English's is in an English reference set
 
-Stop words are the words that make up 0.8 % of the reference set each, or 0.3 % where those are fewer than eight, which
-is how its predecessor for a hundred languages found them.
+Stop words are the words that make up 0.8 % of the reference set each, or 0.3 % where those are fewer than eight, as in
+the pipeline for a hundred languages that datatrove's filters for other languages come from; that took limits from means
+and standard deviations, too.
 
 The same documents give the same result in any order, to the last digit of what is written: limits are rounded to three
 decimals, to the side that keeps more.
@@ -39,7 +40,7 @@ CALIBRATED = frozenset(
     )
 )  # fmt: skip
 FEWEST_DOCUMENTS = 100
-TAIL = 0.01  # what each rule may cost of documents that are good; of a raw crawl FineWeb2 takes a tenth
+TAIL = 0.01  # what each rule may cost of documents that are good
 STOP_WORD_SHARES, FEWEST_STOP_WORDS = (0.008, 0.003), 8
 DECIMALS = 3
 FORMAT = 1

@@ -31,6 +31,9 @@ from tests.bench.report import Report, compare
 BAR_RULES = 15.0
 LONGEST = 100_000  # characters of a document, so that a few long ones do not make up the sample
 
+OURS = Contestant("ours", "tests.bench.ours_rules", Path(sys.executable), None, kind="ours")
+DATATROVE = Contestant("datatrove", "tests.bench.peers.datatrove", own_environment("datatrove"), "datatrove")
+
 
 def bench(runs: Path, options: Sequence[str]) -> Report:
     """Measure what the options ask for."""
@@ -53,10 +56,7 @@ def rules(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(text) + "\n" for text in texts))
     report.work |= {"rules": {"documents": len(texts), "characters": sum(map(len, texts)), "longest": LONGEST}}
-    here = Path(sys.executable)
-    ours = Contestant("ours", "tests.bench.ours_rules", here, None, kind="ours")
-    datatrove = Contestant("datatrove", "tests.bench.peers.datatrove", own_environment("datatrove"), "datatrove")
-    found = interleaved([ours, datatrove], ["read", str(file), str(chosen.seconds)], chosen.rounds, report)
+    found = interleaved([OURS, DATATROVE], ["read", str(file), str(chosen.seconds)], chosen.rounds, report)
     for unit, key in (("s", "seconds"), ("CPU s", "cpu_seconds")):
         medians = {
             name: statistics.median(result["characters"] / result[key] for result in results)
