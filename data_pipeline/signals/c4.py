@@ -12,6 +12,7 @@ A full stop does not where it belongs to an abbreviation or an initial.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -45,35 +46,92 @@ _ABBREVIATIONS = (
 _OPEN, _CLOSE, _CURLY, _STOP = map(ord, "[]{.")
 _MARKS = tuple(map(ord, ".?!\"'"))  # what a line must end in, where that is asked
 
-# What is counted, a row each: lines that a line rule takes, and of those that stay, but for lorem ipsum and brackets.
-_COUNTS = (
-    "c4_long_word_lines", "c4_short_lines", "c4_javascript_lines", "c4_policy_lines", "c4_paragraphs", "c4_citations",
-    "c4_lorem_ipsum", "c4_curly_brackets", "c4_sentences",
-    "c4_ended_lorem_ipsum", "c4_ended_curly_brackets", "c4_ended_sentences",  # of lines that end in punctuation only
-)  # fmt: skip
-_LONG, _SHORT, _SCRIPT, _POLICY, _PARAGRAPHS, _CITED, _LOREM, _CURLIES, _SENTENCES = range(9)
-_ENDED = 3  # rows further down
+
+@dataclass(frozen=True)
+class _Lines:
+    """What the rules ask of each line, [lines]: by which rule it goes, what it says, and whether it stays."""
+
+    document: Array
+    first: Array  # characters of the line without the blanks at its ends
+    stop: Array
+    long_word: Array
+    short: Array
+    lorem_ipsum: Array
+    javascript: Array
+    curly: Array
+    policy: Array
+    stays: Array
+    ended: Array  # in punctuation
+    citations: Array
+    sentences: Array
 
 
 def measure(tokens: Tokens, unspaced_D: Array) -> dict[str, Array]:
     """Lines that each line rule takes, citations, long paragraphs, and what the page rules ask for."""
-    counts, _ = _edited(tokens, unspaced_D, terminal_punctuation=False)
-    return {name: counts_D.astype(np.int32) for name, counts_D in zip(_COUNTS, counts, strict=True)}
+    lines, _ = _judged(tokens, unspaced_D)
+    counted_L = {
+        "c4_long_word_lines": lines.long_word,
+        "c4_short_lines": lines.short & (lines.stop > lines.first),
+        "c4_javascript_lines": lines.javascript,
+        "c4_policy_lines": lines.policy,
+        "c4_paragraphs": tokens.ends_L - tokens.starts_L >= LONG_PARAGRAPH,
+        "c4_citations": lines.stays * lines.citations,
+        "c4_lorem_ipsum": lines.lorem_ipsum,
+        "c4_curly_brackets": lines.curly,
+        "c4_sentences": lines.stays * lines.sentences,
+        "c4_ended_lorem_ipsum": lines.ended & lines.lorem_ipsum,
+        "c4_ended_curly_brackets": lines.ended & lines.curly,
+        "c4_ended_sentences": (lines.ended & lines.stays) * lines.sentences,
+    }
+    documents = len(unspaced_D)
+    return {
+        name: np.bincount(lines.document, of_line, documents).astype(np.int32) for name, of_line in counted_L.items()
+    }
 
 
 def cleaned(text: str, *, unspaced: bool = False, terminal_punctuation: bool = False) -> str:
     """The lines that stay, without blanks at their ends and without citations; "" where none does."""
     tokens = Tokens.of([text])
-    _, cut_C = _edited(tokens, np.array([unspaced]), terminal_punctuation)
+    lines, cut_C = _judged(tokens, np.array([unspaced]))
+    kept_L = lines.stays & (lines.ended | (not terminal_punctuation))
+    _cut(tokens.starts_L, tokens.ends_L, lines.first, lines.stop, kept_L, cut_C)
     return tokens.text_C[~cut_C].tobytes().decode("utf-32-le").strip()
 
 
-def _edited(tokens: Tokens, unspaced_D: Array, terminal_punctuation: bool) -> tuple[Array, Array]:
-    return _edit(
-        tokens.text_C, tokens.texts_D1, tokens.starts_W, tokens.ends_W, tokens.hashes_W, tokens.kinds_W,
-        tokens.starts_L, tokens.ends_L, tokens.lines_D1, characters().properties, _abbreviations(),
-        _PHRASES.letters_PL, _PHRASES.begin_A, _CITATIONS.letters_PL, unspaced_D, terminal_punctuation,
+def _judged(tokens: Tokens, unspaced_D: Array) -> tuple[_Lines, Array]:
+    """The lines, and which characters belong to citations."""
+    text_C, properties = tokens.text_C, characters().properties
+    document = np.repeat(np.arange(len(unspaced_D)), np.diff(tokens.lines_D1))
+    cut_C = np.zeros(text_C.size, np.bool_)
+    first, stop, words, longest = _between_blanks(text_C, tokens.starts_L, tokens.ends_L, properties)
+    phrases, curly, citations = _scan(
+        text_C, first, stop, properties, _PHRASES.letters_PL, _PHRASES.first_A, _PHRASES.second_A,
+        _CITATIONS.letters_PL, cut_C,
     )  # fmt: skip
+    long_word = longest > LONGEST_WORD
+    short = ~long_word & (words < FEWEST_WORDS) & ~(unspaced_D[document] & (words > 0))
+    other = ~long_word & ~short
+    javascript = other & (phrases & np.uint64(1 << _JAVASCRIPT) != 0)
+    policy = other & ~javascript & (phrases >> np.uint64(_LOREM_IPSUM + 1) != 0)
+    lines = _Lines(
+        document=document,
+        first=first,
+        stop=stop,
+        long_word=long_word,
+        short=short,
+        lorem_ipsum=other & (phrases & np.uint64(1 << _LOREM_IPSUM) != 0),
+        javascript=javascript,
+        curly=other & ~javascript & curly,
+        policy=policy,
+        stays=other & ~javascript & ~policy,
+        ended=_ended(text_C, first, stop, cut_C),
+        citations=citations,
+        sentences=_sentences(
+            text_C, tokens.starts_W, tokens.ends_W, tokens.hashes_W, tokens.kinds_W, first, stop, properties,
+            _abbreviations(), cut_C, citations,
+        ),
+    )  # fmt: skip
+    return lines, cut_C
 
 
 @functools.cache
@@ -82,96 +140,66 @@ def _abbreviations() -> Array:
 
 
 @njit(cache=True)
-def _edit(
-    text_C: Array, texts_D1: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array,
-    starts_L: Array, ends_L: Array, lines_D1: Array, properties: Array, abbreviations: Array,
-    letters_PL: Array, begin_A: Array, citations: Array, unspaced_D: Array, terminal_punctuation: bool,
-) -> tuple[Array, Array]:  # fmt: skip
-    """What is counted, [12, documents], and which characters are cut."""
-    D = lines_D1.size - 1
-    counts = np.zeros((12, D), np.int64)
-    cut_C = np.zeros(text_C.size, np.bool_)
-    w = 0
-    for d in range(D):
-        for line in range(lines_D1[d], lines_D1[d + 1]):
-            first, stop = starts_L[line], ends_L[line]
-            counts[_PARAGRAPHS, d] += stop - first >= LONG_PARAGRAPH
-            while first < stop and properties[text_C[first]] & SPACE:
-                first += 1
-            while first < stop and properties[text_C[stop - 1]] & SPACE:
-                stop -= 1
-            words, longest = _blank_words(text_C, first, stop, properties)
-            phrases, curlies, cited = _scan(
-                text_C, first, stop, properties, letters_PL, begin_A, citations, cut_C
-            )  # fmt: skip
-            ended = _is_ended(text_C, first, stop, cut_C)
-            kept = False
-            if longest > LONGEST_WORD:
-                counts[_LONG, d] += 1
-            elif words < FEWEST_WORDS and not (words and unspaced_D[d]):
-                counts[_SHORT, d] += words > 0
-            else:
-                lorem = phrases >> np.uint64(_LOREM_IPSUM) & np.uint64(1) != 0
-                script = phrases & np.uint64(1) != 0
-                policy = phrases >> np.uint64(_LOREM_IPSUM + 1) != 0
-                counts[_LOREM, d] += lorem
-                counts[_LOREM + _ENDED, d] += lorem and ended
-                counts[_SCRIPT, d] += script
-                if not script:
-                    counts[_CURLIES, d] += curlies
-                    counts[_CURLIES + _ENDED, d] += curlies and ended
-                    counts[_POLICY, d] += policy
-                if not script and not policy:
-                    kept = ended or not terminal_punctuation
-                    while w < starts_W.size and starts_W[w] < first:
-                        w += 1
-                    sentences, w = _sentences(
-                        text_C, starts_W, ends_W, hashes_W, kinds_W, w, first, stop, properties, abbreviations, cut_C,
-                        cited,
-                    )  # fmt: skip
-                    counts[_SENTENCES, d] += sentences
-                    counts[_SENTENCES + _ENDED, d] += sentences if ended else 0
-                    counts[_CITED, d] += cited
-            if kept:
-                cut_C[starts_L[line] : first] = True
-                cut_C[stop : ends_L[line]] = True
-            else:
-                cut_C[starts_L[line] : min(ends_L[line] + 1, texts_D1[d + 1])] = True
-    return counts, cut_C
+def _cut(starts_L: Array, ends_L: Array, first_L: Array, stop_L: Array, kept_L: Array, cut_C: Array) -> None:
+    """Cut lines with their line feeds, and from those that are kept the blanks at their ends."""
+    for line in range(kept_L.size):
+        if kept_L[line]:
+            cut_C[starts_L[line] : first_L[line]] = True
+            cut_C[stop_L[line] : ends_L[line]] = True
+        else:
+            cut_C[starts_L[line] : min(ends_L[line] + 1, cut_C.size)] = True
 
 
-@njit(cache=True, inline="always")
-def _blank_words(text_C: Array, first: int, stop: int, properties: Array) -> tuple[int, int]:
-    """How many words blanks part, and the characters of the longest."""
-    words, longest, begin = 0, 0, first
-    for at in range(first, stop + 1):
-        if at == stop or properties[text_C[at]] & SPACE:
-            words += at > begin
-            longest = max(longest, at - begin)
-            begin = at + 1
-    return words, longest
+@njit(cache=True)
+def _between_blanks(text_C: Array, starts_L: Array, ends_L: Array, properties: Array) -> tuple[Array, ...]:
+    """Of each line: where it begins and ends without blanks, the words that blanks part, characters of the longest."""
+    first_L, stop_L = starts_L.copy(), ends_L.copy()
+    words_L, longest_L = np.zeros(starts_L.size, np.int32), np.zeros(starts_L.size, np.int32)
+    for line in range(starts_L.size):
+        first, stop = starts_L[line], ends_L[line]
+        while first < stop and properties[text_C[first]] & SPACE:
+            first += 1
+        while first < stop and properties[text_C[stop - 1]] & SPACE:
+            stop -= 1
+        first_L[line], stop_L[line] = first, stop
+        words, longest, begin = 0, 0, first
+        for at in range(first, stop):
+            if properties[text_C[at]] & SPACE:
+                words += at > begin
+                longest = max(longest, at - begin)
+                begin = at + 1
+        words_L[line], longest_L[line] = words + (stop > begin), max(longest, stop - begin)
+    return first_L, stop_L, words_L, longest_L
 
 
 @njit(cache=True)
 def _scan(
-    text_C: Array, first: int, stop: int, properties: Array, letters_PL: Array, begin_A: Array, citations: Array,
-    cut_C: Array,
-) -> tuple[np.uint64, bool, int]:  # fmt: skip
-    """The phrases and curly brackets of a line, and how many citations were cut from it."""
-    phrases, curlies, cited, after = np.uint64(0), False, 0, first
-    for at in range(first, stop):
-        character = lower(text_C[at])
-        if character >= ASCII:
-            continue
-        if begin_A[character]:
-            phrases |= standing(text_C, at, stop, letters_PL, begin_A[character])
-        curlies |= character == _CURLY
-        if character == _OPEN and at >= after:
-            after = _end_of_citation(text_C, at, stop, properties, citations)
-            if after > at:
-                cut_C[at:after] = True
-                cited += 1
-    return phrases, curlies, cited
+    text_C: Array, first_L: Array, stop_L: Array, properties: Array, letters_PL: Array, first_A: Array,
+    second_A: Array, citations: Array, cut_C: Array,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Of each line: the phrases it holds, whether it holds a curly bracket, and citations, whose characters are cut."""
+    phrases_L, curly_L = np.zeros(first_L.size, np.uint64), np.zeros(first_L.size, np.bool_)
+    citations_L = np.zeros(first_L.size, np.int32)
+    for line in range(first_L.size):
+        first, stop = first_L[line], stop_L[line]
+        after, curly = first, False
+        for at in range(first, stop):
+            character = lower(text_C[at])
+            if character >= ASCII:
+                continue
+            if first_A[character] and at + 1 < stop:
+                following = lower(text_C[at + 1])
+                candidates = first_A[character] & second_A[following] if following < ASCII else np.uint64(0)
+                if candidates:
+                    phrases_L[line] |= standing(text_C, at, stop, letters_PL, candidates)
+            curly |= character == _CURLY
+            if character == _OPEN and at >= after:
+                after = _end_of_citation(text_C, at, stop, properties, citations)
+                if after > at:
+                    cut_C[at:after] = True
+                    citations_L[line] += 1
+        curly_L[line] = curly
+    return phrases_L, curly_L, citations_L
 
 
 @njit(cache=True)
@@ -190,37 +218,42 @@ def _end_of_citation(text_C: Array, at: int, stop: int, properties: Array, citat
 
 
 @njit(cache=True)
-def _is_ended(text_C: Array, first: int, stop: int, cut_C: Array) -> bool:
-    """Whether a line ends in punctuation, citations apart, and not in three full stops."""
-    stops, at = 0, stop - 1
-    while at >= first and stops < 3:
-        if not cut_C[at]:
-            if text_C[at] != _STOP:
-                return stops > 0 or text_C[at] in _MARKS
-            stops += 1
-        at -= 1
-    return 0 < stops < 3
+def _ended(text_C: Array, first_L: Array, stop_L: Array, cut_C: Array) -> Array:
+    """Which lines end in punctuation, citations apart, and not in three full stops."""
+    ended_L = np.zeros(first_L.size, np.bool_)
+    for line in range(first_L.size):
+        stops, at = 0, stop_L[line] - 1
+        while at >= first_L[line] and stops < 3 and (cut_C[at] or text_C[at] == _STOP):
+            stops += not cut_C[at]
+            at -= 1
+        ended_L[line] = stops in (1, 2) or (stops == 0 and at >= first_L[line] and text_C[at] in _MARKS)
+    return ended_L
 
 
 @njit(cache=True)
 def _sentences(
-    text_C: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, w: int, first: int, stop: int,
-    properties: Array, abbreviations: Array, cut_C: Array, cited: int,
-) -> tuple[int, int]:  # fmt: skip
-    """Sentences of a line whose first word is `w`, and the first word behind it."""
-    sentences, over = 1, False
-    while w < starts_W.size and starts_W[w] < stop:
-        if not cut_C[starts_W[w]]:
-            sign = properties[text_C[starts_W[w]]] if not kinds_W[w] & SPOKEN else 0
-            if sign & TERMINAL and _ends_sentence(text_C, starts_W, ends_W, hashes_W, kinds_W, w, first, abbreviations):
-                over = True
-            elif over and not sign & PUNCTUATION:
-                sentences += 1
-                over = False
-            if cited and not sign:
-                over |= _ends_before_citation(text_C, starts_W[w], ends_W[w], properties, cut_C)
-        w += 1
-    return sentences, w
+    text_C: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, first_L: Array, stop_L: Array,
+    properties: Array, abbreviations: Array, cut_C: Array, citations_L: Array,
+) -> Array:  # fmt: skip
+    """Sentences of each line."""
+    sentences_L = np.ones(first_L.size, np.int32)
+    w = 0
+    for line in range(first_L.size):
+        over, first = False, first_L[line]
+        while w < starts_W.size and starts_W[w] < stop_L[line]:
+            if not cut_C[starts_W[w]]:
+                sign = properties[text_C[starts_W[w]]] if not kinds_W[w] & SPOKEN else 0
+                if sign & TERMINAL and _ends_sentence(
+                    text_C, starts_W, ends_W, hashes_W, kinds_W, w, first, abbreviations
+                ):
+                    over = True
+                elif over and not sign & PUNCTUATION:
+                    sentences_L[line] += 1
+                    over = False
+                if citations_L[line] and not sign:
+                    over |= _ends_before_citation(text_C, starts_W[w], ends_W[w], properties, cut_C)
+            w += 1
+    return sentences_L
 
 
 @njit(cache=True, inline="always")

@@ -16,20 +16,23 @@ _UPPER_A, _UPPER_Z, _TO_LOWER = ord("A"), ord("Z"), ord("a") - ord("A")
 
 @dataclass(frozen=True)
 class Phrases:
-    """P phrases in ASCII: letters [P, longest], 0 behind their end; and the bits of those that begin with a letter."""
+    """P phrases in ASCII: letters [P, longest], 0 behind their end; and the bits of those with a letter in the first
+    place, and in the second, so that few places of a text need a closer look."""
 
     letters_PL: Array
-    begin_A: Array
+    first_A: Array
+    second_A: Array
 
     @staticmethod
     def of(phrases: Sequence[str]) -> Phrases:
-        """At most 64 phrases, in lower case."""
+        """At most 64 phrases of two letters or more, in lower case."""
         letters_PL = np.zeros((len(phrases), max(map(len, phrases)) + 1), np.uint32)
-        begin_A = np.zeros(ASCII, np.uint64)
+        first_A, second_A = np.zeros(ASCII, np.uint64), np.zeros(ASCII, np.uint64)
         for p, phrase in enumerate(phrases):
             letters_PL[p, : len(phrase)] = list(phrase.encode("ascii"))
-            begin_A[letters_PL[p, 0]] |= np.uint64(1 << p)
-        return Phrases(letters_PL, begin_A)
+            first_A[letters_PL[p, 0]] |= np.uint64(1 << p)
+            second_A[letters_PL[p, 1]] |= np.uint64(1 << p)
+        return Phrases(letters_PL, first_A, second_A)
 
 
 @njit(cache=True, inline="always")

@@ -41,7 +41,7 @@ def measure(tokens: Tokens, unspaced_D: Array) -> dict[str, Array]:
     """A column for each rule. NaN, or -1 of `refinedweb_stop_words`, where words make no sense for the script."""
     counts = _count(
         tokens.text_C, tokens.texts_D1, tokens.starts_L, tokens.ends_L, tokens.lines_D1, characters().properties,
-        characters().alpha, _STOP_WORDS.letters_PL, _STOP_WORDS.begin_A,
+        characters().alpha, _STOP_WORDS.letters_PL, _STOP_WORDS.first_A, _STOP_WORDS.second_A,
     )  # fmt: skip
     cut_C = _edited(tokens, unspaced_D)
     words, gone = _words_cut(tokens.starts_W, tokens.ends_W, tokens.kinds_W, tokens.words_D1, cut_C)
@@ -205,11 +205,11 @@ def _cut_phrases(text_C: Array, first: int, stop: int, properties: Array, cut: A
 @njit(cache=True)
 def _count(
     text_C: Array, texts_D1: Array, starts_L: Array, ends_L: Array, lines_D1: Array, properties: Array, alpha: Array,
-    stop_words: Array, begin_A: Array,
+    stop_words: Array, first_A: Array, second_A: Array,
 ) -> Array:  # fmt: skip
     """[8, documents]: words that blanks part, their characters, those with a letter, stop words, symbols, lines that
     are not blank, those that begin with a bullet, those that end in an ellipsis."""
-    D, longest = lines_D1.size - 1, stop_words.shape[1] - 1
+    D = lines_D1.size - 1
     counts = np.zeros((8, D))
     for d in range(D):
         begin, stop = texts_D1[d], texts_D1[d + 1]
@@ -222,7 +222,8 @@ def _count(
                 counts[_TOKENS, d] += 1
                 counts[_CHARACTERS, d] += at - begin
                 counts[_ALPHABETIC, d] += letters > 0
-                if at - begin <= longest and lower(text_C[begin]) < ASCII and begin_A[lower(text_C[begin])]:
+                initial, second = lower(text_C[begin]), lower(text_C[begin + 1]) if at - begin > 1 else ASCII
+                if initial < ASCII and second < ASCII and first_A[initial] & second_A[second]:
                     counts[_STOPS, d] += _is_stop_word(text_C, begin, at, stop_words)
             begin, letters = at + 1, 0
         counts[_SYMBOLS, d] = _symbols(text_C, texts_D1[d], stop)
