@@ -45,7 +45,7 @@ IDEOGRAPHIC = 4  # a word is one letter of a script without blanks
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, and about 2**64 over the golden ratio
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # of the finaliser of MurmurHash3
 _NEW_LINE, _APOSTROPHE, _RIGHT_QUOTE = ord("\n"), ord("'"), 0x2019
-_STOP, _COMMA, _PLUS, _PERCENT, _COLON, _SLASH, _W, _ZERO, _NINE = map(ord, ".,+%:/w09")
+_STOP, _COMMA, _PLUS, _PERCENT, _COLON, _SLASH, _AT, _W, _ZERO, _NINE = map(ord, ".,+%:/@w09")
 _HYPHEN, _DASH, _LONGEST_HYPHEN, _LONGEST_DASH = ord("-"), ord("—"), 3, 2
 _HYPHENS = tuple(map(ord, "-–—~"))
 _OPERATORS = tuple(map(ord, "+-*^"))  # between digits
@@ -164,8 +164,9 @@ def _words(
                 closing -= 1
 
             at = first
-            for i in range(first, closing - 2):  # an address
-                if text_C[i] == _COLON and text_C[i + 1] == _SLASH and text_C[i + 2] == _SLASH:
+            for i in range(first + 1, closing - 2):  # an address
+                of_page = text_C[i] == _COLON and text_C[i + 1] == _SLASH and text_C[i + 2] == _SLASH
+                if of_page or text_C[i] == _AT:
                     at = closing
             if closing - first > 4 and text_C[first] == text_C[first + 1] == text_C[first + 2] == _W:
                 at = closing if text_C[first + 3] == _STOP else at

@@ -32,7 +32,7 @@ def words_of(text: str) -> list[str]:
         ("NATO. n. and 5.", "NATO| .| n.| and| 5| ."),
         ("10% of $5 or 5€ and 3+", "10| %| of| $| 5| or| 5| €| and| 3| +"),
         ("http://example.org/a?b=1, www.example.org/a", "http://example.org/a?b=1| ,| www.example.org/a"),
-        ("x@example.org a_b C++ -rf foo(bar)", "x@example.org| a_b| C++| -rf| foo(bar| )"),
+        ("mill-wheel@example.org, a_b C++ -rf foo(bar)", "mill-wheel@example.org| ,| a_b| C++| -rf| foo(bar| )"),
         ("===--- *** 3-4 1--2 a--b", "=| =| =| ---| *| *| *| 3| -| 4| 1| -| -2| a| --| b"),
         ("wait...what …so … ☺yes", "wait| ...| what| …| so| …| ☺| yes"),
         ("水車 は古い。mill水", "水| 車| は| 古| い| 。| mill| 水"),
