@@ -2,3 +2,7 @@
 
 Signals are facts about texts; which of them drop a document is decided later (`thresholds.py`).
 """
+
+from data_pipeline.signals.columns import COLUMNS, UNSPACED, Column, measure
+
+__all__ = ["COLUMNS", "UNSPACED", "Column", "measure"]
