@@ -15,15 +15,19 @@ PROMPTS = (
     "Q: {question}\nA: {answer}\n",
     "{question}\n\n{answer}",
 )
+LONG = 300  # characters of what is a passage, not a choice
 CHOICES = ("{letter}. {choice}", "({letter}) {choice}", "{letter}) {choice}")
 
 
 def prompt(item: Item, draw: random.Random) -> str:
     """The item as a prompt shows it: with its right answer, of several choices often with all of them before."""
     question = item.forms[0]
+    passages = [other for other in item.others if len(other) > LONG]
+    if passages and draw.random() < 0.5:
+        question = f"{passages[0]}\n{question}"
     answer = item.answers[0] if item.answers else ""
-    choices = [*item.answers[:1], *item.others]
-    if 3 <= len(choices) <= 5 and max(map(len, choices)) < 300 and draw.random() < 0.4:
+    choices = [*item.answers[:1], *(other for other in item.others if len(other) <= LONG)]
+    if 3 <= len(choices) <= 5 and draw.random() < 0.4:
         draw.shuffle(choices)
         form = draw.choice(CHOICES)
         listed = "\n".join(form.format(letter=letter, choice=c) for letter, c in zip("ABCDE", choices, strict=False))
@@ -99,10 +103,10 @@ WAYS: dict[str, Callable[[Item, str, random.Random], str]] = {
 
 def partly(item: Item, text: str, draw: random.Random) -> str:
     """No copy of the item: a part of its question, its choices, or a passage that it asks about."""
-    words = item.forms[0].split()
+    words = min(item.forms, key=len).split()
     first, share = draw.random() < 0.5, int(len(words) * draw.uniform(0.3, 0.6))
     planted = " ".join(words[:share] if first else words[len(words) - share :])
-    passages = [other for other in item.others if len(other) > 300]
+    passages = [other for other in item.others if len(other) > LONG]
     if passages and draw.random() < 0.5:
         planted = passages[0]
     return insert(text, planted, draw)

@@ -22,7 +22,7 @@ from numba import njit
 
 from conf.exits import ConfigError, DataError
 from data_pipeline.decontaminate.items import Evaluation
-from data_pipeline.decontaminate.letters import LONGEST, powers, spell, stretch
+from data_pipeline.decontaminate.letters import LONGEST, powers, signed, spell, stretch
 from data_pipeline.signals.characters import characters
 from data_pipeline.signals.hashing import Array, nonzero, place, room
 from data_pipeline.signals.tokens import mix
@@ -31,6 +31,7 @@ FORMAT = 1
 _MAGIC = b"gemcutter benchmark index\n"
 _ALIGNED = 64
 _MOST_BITS = 20.0  # of a word that no question holds
+_BARE_WORDS = 8  # so many numbers in a row are nowhere by chance
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Method:
     alone           bits of information with which a question proves itself
     together        bits that a question needs with an answer near it
     distance        words between question and answer; twice the answer's length where that is more
-    generic         a question that so many items ask proves nothing without an answer
+    generic         a question that so many items ask proves nothing without an answer, but for its signs
+    tail            words at the end of a question of which half must be there: a passage before it is not enough
     run             words in a row that count as a run; 0 looks for none
     """
 
@@ -57,10 +59,11 @@ class Method:
     score: float = 0.8
     whole: int = 20
     long: int = 50
-    alone: float = 50.0
+    alone: float = 56.0
     together: float = 45.0
     distance: int = 50
     generic: int = 3
+    tail: int = 12
     run: int = 13
 
 
@@ -76,10 +79,12 @@ class Index:
     grams_G, sizes_G, offsets_G, weights_G   hash, letters, first letter in the question, and weight of each gram
     weights_Q, bits_Q   sum of the weights, and information of the words
     items_Q1, items_T   items that ask each question
+    signed_T, length_T  hash and number of the characters that are not blank in the item's own form of the question
+    bare_Q              whether a question is short and holds few letters, so that its signs must be the same
     benchmark_I, answers_I1   of each item
     right_A, words_A, bits_A, grams_A1   whether an answer is right; its words, their information, its grams
     grams_B, sizes_B    hash and letters of each gram of an answer
-    filter_F            bits, set for every hash that is looked up
+    short_F, gram_F, run_F   bits, set for each hash of a seed shorter than a gram, of another seed, of a run
     sizes_M             of how many words seeds are
     seeds_K, places_K2  hashes in an open table (`signals.hashing`); the first place of each, and how many
     question_S, word_S  question and word where a seed stands
@@ -99,6 +104,9 @@ class Index:
     bits_Q: Array
     items_Q1: Array
     items_T: Array
+    signed_T: Array
+    length_T: Array
+    bare_Q: Array
     benchmark_I: Array
     answers_I1: Array
     right_A: Array
@@ -107,7 +115,9 @@ class Index:
     grams_A1: Array
     grams_B: Array
     sizes_B: Array
-    filter_F: Array
+    short_F: Array
+    gram_F: Array
+    run_F: Array
     sizes_M: Array
     seeds_K: Array
     places_K2: Array
@@ -137,8 +147,9 @@ class Index:
             right = sorted(int(answers.keys_T[a]) for a in own_answers[: len(item.answers)])
             asked = [f for f in own_forms if forms.words_T1[f + 1] > forms.words_T1[f] + 1]
             if asked:
+                # Questions of equal letters may still differ in their signs.
                 kept.setdefault(
-                    (benchmark, int(forms.keys_T[asked[0]]), *right),
+                    (benchmark, int(forms.signed_T[asked[0]]), *right),
                     (number, own_forms, own_answers, len(item.answers)),
                 )
         if not kept:
@@ -217,12 +228,17 @@ class _Spelled:
     """Texts as letters; one hash more than letters, and one begin more than words, for each text.
 
     keys_T     hash of all letters of a text
+    signed_T, length_T     hash and number of its characters from the first letter on, without blanks
+    alpha_T    how many of its characters are letters
     hashes_L, letters_T1   of the letters before, and where those of each text begin
     begins_W, words_T1     first letter of each word, within the text, and where those of each text begin
     joined_W, joined_T1    the same, where signs do not part words
     """
 
     keys_T: Array
+    signed_T: Array
+    length_T: Array
+    alpha_T: Array
     hashes_L: Array
     letters_T1: Array
     begins_W: Array
@@ -236,15 +252,18 @@ def _spelled(texts: Sequence[str]) -> _Spelled:
     texts_T1 = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=texts_T1[1:])
     table = characters()
-    return _Spelled(*_spell_all(text_C, texts_T1, table.kinds, table.folded))
+    return _Spelled(*_spell_all(text_C, texts_T1, table.kinds, table.folded, table.alpha))
 
 
 @njit(cache=True)
-def _spell_all(text_C: Array, texts_T1: Array, kinds: Array, folded: Array) -> tuple[Array, ...]:
+def _spell_all(
+    text_C: Array, texts_T1: Array, kinds: Array, folded: Array, alpha: Array
+) -> tuple[Array, ...]:  # fmt: skip
     T = texts_T1.size - 1
     longest = np.diff(texts_T1).max() + 1 if T else 1
     at_L, begins_L1 = np.empty(longest, np.int64), np.empty(longest, np.uint8)
-    keys_T = np.zeros(T, np.uint64)
+    keys_T, signed_T = np.zeros(T, np.uint64), np.zeros(T, np.uint64)
+    length_T, alpha_T = np.zeros(T, np.int64), np.zeros(T, np.int64)
     hashes_L, begins_W = np.empty(text_C.size + T, np.uint64), np.empty(text_C.size + T, np.int32)
     joined_W, spare_L1 = np.empty(text_C.size + T, np.int32), np.empty(longest, np.uint64)
     letters_T1, words_T1, joined_T1 = np.zeros(T + 1, np.int64), np.zeros(T + 1, np.int64), np.zeros(T + 1, np.int64)
@@ -255,12 +274,16 @@ def _spell_all(text_C: Array, texts_T1: Array, kinds: Array, folded: Array) -> t
             text_C, start, stop, kinds, folded, False, at_L, own, begins_L1, begins_W[words_T1[t] :]
         )  # fmt: skip
         keys_T[t] = mix(own[letters])
+        if letters:
+            signed_T[t], length_T[t] = signed(text_C, at_L[0], stop, kinds, folded, stop - start)
+        for at in range(start, stop):
+            alpha_T[t] += alpha[text_C[at]]
         letters_T1[t + 1], words_T1[t + 1] = letters_T1[t] + letters + 1, words_T1[t] + words + 1
         _, words = spell(text_C, start, stop, kinds, folded, True, at_L, spare_L1, begins_L1, joined_W[joined_T1[t] :])
         joined_T1[t + 1] = joined_T1[t] + words + 1
     return (
-        keys_T, hashes_L[: letters_T1[-1]].copy(), letters_T1, begins_W[: words_T1[-1]].copy(), words_T1,
-        joined_W[: joined_T1[-1]].copy(), joined_T1,
+        keys_T, signed_T, length_T, alpha_T, hashes_L[: letters_T1[-1]].copy(), letters_T1,
+        begins_W[: words_T1[-1]].copy(), words_T1, joined_W[: joined_T1[-1]].copy(), joined_T1,
     )  # fmt: skip
 
 
@@ -271,7 +294,10 @@ def _arrays(
     _, firsts, question = np.unique(forms.keys_T[asks[:, 1]], return_index=True, return_inverse=True)
     chosen_Q = asks[firsts, 1]
     Q = chosen_Q.size
-    pairs = np.unique(np.stack([question, asks[:, 0]], 1), axis=0)
+    order = np.lexsort((asks[:, 1], asks[:, 0], question))
+    owner, form, question = asks[order, 0], asks[order, 1], question[order]
+    once = np.r_[True, (np.diff(question) != 0) | (np.diff(owner) != 0)]
+    few = forms.alpha_T[chosen_Q] * 2 < forms.length_T[chosen_Q]
     table = powers()
     words_Q = forms.words_T1[chosen_Q + 1] - forms.words_T1[chosen_Q] - 1
     grams_Q1 = _bounds(np.maximum(words_Q - method.gram + 1, 1))
@@ -284,7 +310,8 @@ def _arrays(
         grams_G.size, np.iinfo(np.int64).max
     )  # questions that hold each gram; a gram met before is no place
     held_G[~again] = often[which]
-    weights_G = np.where(again, 0, np.log((Q + 1) / held_G)).astype(np.float32)
+    # A gram of many questions tells little even of those: what items of one template share is not what they ask.
+    weights_G = np.where(again, 0, np.log((Q + 1) / held_G) / np.sqrt(held_G)).astype(np.float32)
     spoken, asked_W = _words(forms, chosen_Q, words_Q, table)
     vocabulary, often = np.unique(spoken, return_counts=True)
     bits_V = np.minimum(np.log2(spoken.size / often), _MOST_BITS)
@@ -323,8 +350,11 @@ def _arrays(
         "weights_G": weights_G,
         "weights_Q": np.bincount(asked_G, weights_G, Q).astype(np.float32),
         "bits_Q": bits_Q.astype(np.float32),
-        "items_Q1": _bounds(np.bincount(pairs[:, 0], minlength=Q)),
-        "items_T": pairs[:, 1].astype(np.uint32),
+        "items_Q1": _bounds(np.bincount(question[once], minlength=Q)),
+        "items_T": owner[once].astype(np.uint32),
+        "signed_T": forms.signed_T[form[once]],
+        "length_T": forms.length_T[form[once]].astype(np.uint32),
+        "bare_Q": (few & (words_Q < _BARE_WORDS)).astype(np.uint8),
         "answers_I1": _bounds(np.bincount(replies[:, 0], minlength=items)),
         "right_A": replies[:, 2].astype(np.uint8),
         "words_A": words_A.astype(np.uint32),
@@ -332,7 +362,9 @@ def _arrays(
         "grams_A1": grams_A1,
         "grams_B": grams_B,
         "sizes_B": sizes_B,
-        "filter_F": _filter(np.concatenate([unique, runs])),
+        "short_F": _filter(np.unique(keys[order][words_Q[question_S[order]] < method.gram])),
+        "gram_F": _filter(unique),
+        "run_F": _filter(runs),
         "sizes_M": np.unique(np.minimum(words_Q, method.gram)).astype(np.int64),
         "seeds_K": seeds_K,
         "places_K2": places_K2,

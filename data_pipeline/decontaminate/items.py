@@ -314,7 +314,7 @@ def _item(benchmark: str, name: str, record: Record, fields: Fields) -> Item:
     return Item(
         benchmark,
         name,
-        (f"{context} {question}".strip(), *([context] if context else [])),
+        (f"{context} {question}".strip(),),
         tuple(answers),
         (*(choice for n, choice in enumerate(choices) if n != right), _first(record, fields.passage)),
     )
@@ -418,11 +418,9 @@ def _chosen_parts(forms: Sequence[str], choices: Sequence[str], key: object, *mo
 
 
 def _agieval(row: Record) -> Parts:
-    """Passages of the logic tests were written for them; those to be read are published texts, and prove nothing."""
-    passage, question = (row["passage"] or "").strip(), row["question"].strip()
+    """Several questions share a passage, and many passages are published texts: alone they prove nothing."""
     options = [_LETTERED.sub("", option, count=1) for option in row["options"]]
-    forms = [question] if not passage else [f"{passage} {question}", question]
-    return _chosen_parts(forms, options, row["label"], passage)
+    return _chosen_parts([row["question"].strip()], options, row["label"], row["passage"] or "")
 
 
 def _arc(row: Record) -> Parts:
@@ -489,8 +487,7 @@ def _piqa(row: Record) -> Parts:
 
 def _siqa(row: Record) -> Parts:
     answers = [row[f"answer{letter}"] for letter in "ABC"]
-    context = row["context"]
-    return _chosen_parts([f"{context} {row['question']}", context], answers, str(int(row["label"]) - 1))
+    return _chosen_parts([f"{row['context']} {row['question']}"], answers, str(int(row["label"]) - 1))
 
 
 def _triviaqa(row: Record) -> Parts:

@@ -1,9 +1,10 @@
 """Texts as their letters and digits alone, in one case and without accents: what stands between them does not count.
 
 A word here is a run of letters between blanks or signs; where words begin matters, where they end follows from it.
-Numbers and letters that count lines or choices (`1.`, `b)`, `Q:`) are left out where they begin a line. The hash of any
-stretch is one difference of the hashes of what stands before its ends, so it does not depend on how the stretch was cut
-into words: `well-known`, `well known` and `wellknown` hold the same letters.
+Numbers and letters that count lines or choices (`1.`, `b)`, `Q:`) are left out where they begin a line, numbers only
+where no sentence runs on from the line before. The hash of any stretch is one difference of the hashes of what stands
+before its ends, so it does not depend on how the stretch was cut into words: `well-known`, `well known` and `wellknown`
+hold the same letters.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ LONGEST = 1024  # letters of a stretch that is looked up
 _BASE = np.uint64(0x9FB21C651E98DF25)  # odd
 _NEW_LINE, _ZERO, _NINE = ord("\n"), ord("0"), ord("9")
 _BEHIND_MARKERS = tuple(map(ord, ".):"))
+_BEFORE_MARKERS = tuple(map(ord, "(["))
+_LINE_MARKS = tuple(map(ord, ">*-•#|/"))
 _LONGEST_NUMBER = 2
 
 
@@ -48,23 +51,25 @@ def spell(
     joined      whether signs do not part words
     """
     letters, words, at = 0, 0, start
-    between, line_begins = True, True
+    between, line_begins, ended = True, True, True
     hashes_L1[0] = 0
     while at < stop:
         character = text_C[at]
         kind = kinds[character]
         if kind in (BLANK, SIGN):
             between = between or kind == BLANK or not joined
+            ended = ended or kind == SIGN or (line_begins and character == _NEW_LINE)
             line_begins = line_begins or character == _NEW_LINE
             at += 1
             continue
         if line_begins:
             line_begins = False
-            marker = _marker(text_C, at, stop, kinds)
+            marker = _marker(text_C, start, at, stop, kinds, ended)
             if marker:
                 at += marker
                 between = True
                 continue
+        ended = False
         letter = folded[character]
         if letter:
             begins = between or kind == IDEOGRAPH
@@ -83,13 +88,39 @@ def spell(
 
 
 @njit(cache=True, inline="always")
-def _marker(text_C: Array, at: int, stop: int, kinds: Array) -> int:
+def _marker(text_C: Array, start: int, at: int, stop: int, kinds: Array, ended: bool) -> int:
     """The characters of a number or letter that counts lines or choices, with the sign behind it; 0 where none is."""
+    if at > start and kinds[text_C[at - 1]] != BLANK and text_C[at - 1] not in _BEFORE_MARKERS:
+        return 0
     end = at
     digits = True
     while end < stop and end - at <= _LONGEST_NUMBER and kinds[text_C[end]] != BLANK and kinds[text_C[end]] != SIGN:
         digits = digits and _ZERO <= text_C[end] <= _NINE
         end += 1
+    if digits and not ended:
+        return 0
     if end - at > (_LONGEST_NUMBER if digits else 1) or end >= stop or text_C[end] not in _BEHIND_MARKERS:
         return 0
     return end + 1 - at if end + 1 == stop or kinds[text_C[end + 1]] == BLANK else 0
+
+
+@njit(cache=True)
+def signed(text_C: Array, at: int, stop: int, kinds: Array, folded: Array, count: int) -> tuple[np.uint64, int]:
+    """The hash of so many characters from one on that are not blank, signs and all, and how many there were.
+
+    Signs that mark a line (`> `, `* `) are left out.
+    """
+    hash_, found = np.uint64(0), 0
+    line_begins = False
+    while at < stop and found < count:
+        character = text_C[at]
+        at += 1
+        if kinds[character] == BLANK:
+            line_begins = line_begins or character == _NEW_LINE
+            continue
+        marks = line_begins and character in _LINE_MARKS and (at == stop or kinds[text_C[at]] == BLANK)
+        line_begins = False
+        if not marks and (kinds[character] == SIGN or folded[character]):
+            hash_ = (hash_ + np.uint64(character if kinds[character] == SIGN else folded[character])) * _BASE
+            found += 1
+    return mix(hash_), found

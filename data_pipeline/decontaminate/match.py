@@ -8,13 +8,14 @@ import numpy as np
 from numba import njit
 
 from data_pipeline.decontaminate.index import Index
-from data_pipeline.decontaminate.letters import powers, spell, stretch
+from data_pipeline.decontaminate.letters import powers, signed, spell, stretch
 from data_pipeline.signals.characters import characters
 from data_pipeline.signals.hashing import Array, nonzero, place
 from data_pipeline.signals.tokens import Tokens
 
 CLUSTER, RUN = 0, 1
 _FIELDS = 8  # of a span as the loops write it
+_SIGNS = 8  # that tell items apart whose letters are the same
 _MOST_PER_QUESTION = 16  # items of one question that are named
 
 
@@ -48,12 +49,14 @@ def match(index: Index, tokens: Tokens) -> Spans:
     table, how = characters(), index.method
     rows, scores, count = _match(
         tokens.text_C, tokens.texts_D1, table.kinds, table.folded, powers(),
-        (index.filter_F, index.sizes_M, index.seeds_K, index.places_K2, index.question_S, index.word_S),
+        (index.short_F, index.gram_F, index.run_F, index.sizes_M, index.seeds_K, index.places_K2, index.question_S,
+         index.word_S),
         (index.words_Q, index.grams_Q1, index.grams_G, index.sizes_G, index.offsets_G, index.weights_G, index.weights_Q,
-         index.bits_Q, index.items_Q1, index.items_T),
+         index.bits_Q, index.items_Q1, index.items_T, index.signed_T, index.length_T,
+         index.bare_Q),
         (index.answers_I1, index.right_A, index.words_A, index.bits_A, index.grams_A1, index.grams_B, index.sizes_B),
         (index.runs_R, index.item_R),
-        (how.misses, how.distance, how.generic, how.run),
+        (how.gram, how.misses, how.distance, how.generic, how.run, how.tail - how.gram + 1),
         (how.score, how.whole, how.long, how.alone, how.together),
     )  # fmt: skip
     # A question may be found twice, by a form within another; and an item's clusters come before its runs.
@@ -73,21 +76,18 @@ def _match(
     questions: tuple[Array, ...], answers: tuple[Array, ...], runs: tuple[Array, ...], sizes: tuple[int, ...],
     limits: tuple[float, ...],
 ) -> tuple[Array, Array, int]:  # fmt: skip
-    filter_F, sizes_M, seeds_K, places_K2, question_S, word_S = seeds
-    words_Q, grams_Q1, grams_G, sizes_G, offsets_G, weights_G, weights_Q, bits_Q, items_Q1, items_T = questions
+    short_F, gram_F, run_F, sizes_M, seeds_K, places_K2, question_S, word_S = seeds
+    words_Q, grams_Q1, grams_G, sizes_G, offsets_G, weights_G, weights_Q, bits_Q = questions[:8]
+    items_Q1, items_T, signed_T, length_T, bare_Q = questions[8:]
     answers_I1, right_A, words_A, bits_A, grams_A1, grams_B, sizes_B = answers
     runs_R, item_R = runs
-    misses, distance, generic, run = sizes
+    gram, misses, distance, generic, run, tail = sizes
     score, whole, long, alone, together = limits
     D = texts_D1.size - 1
     longest = (np.diff(texts_D1).max() if D else 0) + 1
     at_L, hashes_L1 = np.empty(longest, np.int64), np.empty(longest, np.uint64)
     begins_L1, words_W1 = np.empty(longest, np.uint8), np.empty(longest, np.int32)
-    beyond = np.uint64(64)  # bits of a hash that the filter does not look at
-    for_filter = filter_F.size * 64
-    while for_filter > 1:
-        beyond -= np.uint64(1)
-        for_filter //= 2
+    short, long_, run_ = _beyond(short_F), _beyond(gram_F), _beyond(run_F)
     done_Q = np.full(words_Q.size, -1, np.int64)  # the last document in which a question was looked at
     until_Q = np.zeros(words_Q.size, np.int64)  # and the word up to which it was
     rows, scores = np.empty((256, _FIELDS), np.int64), np.empty(256, np.float32)
@@ -105,8 +105,10 @@ def _match(
                 if end > words or words_W1[end] - first >= powers_L.size:
                     break
                 hash_ = nonzero(stretch(hashes_L1, powers_L, first, words_W1[end] - first))
-                bit = hash_ >> beyond
-                if not (filter_F[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1):
+                if sizes_M[m] < gram:
+                    if not _may_be(short_F, short, hash_):
+                        continue
+                elif not _may_be(gram_F, long_, hash_):
                     continue
                 at = place(seeds_K, seeds_K.size, hash_)
                 if seeds_K[at] != hash_:
@@ -120,17 +122,18 @@ def _match(
                         need = 1 - (1 - score) * max(words_Q[q] - whole, 0.0) / (long - whole)
                     share, begin, close = _cluster(
                         hashes_L1, begins_L1, words_W1, letters, words, w, powers_L, grams_Q1[q], grams_Q1[q + 1],
-                        np.int64(word_S[s]), grams_G, sizes_G, offsets_G, weights_G, weights_Q[q], need, misses,
+                        np.int64(word_S[s]), grams_G, sizes_G, offsets_G, weights_G, weights_Q[q], need,
+                        misses, tail,
                     )  # fmt: skip
                     done_Q[q] = d
                     until_Q[q] = max(w + 1, np.searchsorted(words_W1[:words], close))
-                    if share < need:
+                    if share < need - 1e-4:
                         continue
                     before = np.searchsorted(words_W1[:words], begin)  # words before the question, and up to its end
                     behind = np.searchsorted(words_W1[:words], close)
                     bits = share * bits_Q[q]
                     items = items_Q1[q + 1] - items_Q1[q]
-                    proven = bits >= alone and items < generic
+                    proven = bits >= alone and items < generic and not bare_Q[q]
                     named = 0
                     for t in range(items_Q1[q], items_Q1[q + 1]):
                         item = np.int64(items_T[t])
@@ -145,7 +148,17 @@ def _match(
                             )  # fmt: skip
                             if left >= 0:
                                 best, answer_bits, from_, to = a, bits_A[a], left, right
-                        if not (proven or (best >= 0 and bits + answer_bits >= together)):
+                        enough = proven or (best >= 0 and bits + answer_bits >= together and not bare_Q[q])
+                        if not enough and share > 0.999:
+                            length = np.int64(length_T[t])
+                            there, found = signed(text_C, at_L[begin], texts_D1[d + 1], kinds, folded, length)
+                            same = found == length and there == signed_T[t]
+                            last = grams_Q1[q + 1] - 1
+                            signs = length - np.int64(offsets_G[last]) - np.int64(sizes_G[last])
+                            enough = same and (
+                                (items >= generic and signs >= _SIGNS) or (bare_Q[q] and bits >= together)
+                            )
+                        if not enough:
                             continue
                         if count == rows.shape[0]:
                             rows, scores = _doubled(rows, scores)
@@ -162,8 +175,7 @@ def _match(
                             break
             if run and w + run <= words and words_W1[w + run] - first < powers_L.size:
                 hash_ = nonzero(stretch(hashes_L1, powers_L, first, words_W1[w + run] - first))
-                bit = hash_ >> beyond
-                if (filter_F[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1):
+                if _may_be(run_F, run_, hash_):
                     at = place(runs_R, runs_R.size, hash_)
                     if runs_R[at] == hash_:
                         item = np.int64(item_R[at])
@@ -183,6 +195,22 @@ def _match(
 
 
 @njit(cache=True)
+def _beyond(filter_F: Array) -> np.uint64:
+    """How many bits of a hash a filter does not look at."""
+    beyond, places = np.uint64(64), filter_F.size * 64
+    while places > 1:
+        beyond -= np.uint64(1)
+        places //= 2
+    return beyond
+
+
+@njit(cache=True, inline="always")
+def _may_be(filter_F: Array, beyond: np.uint64, hash_: np.uint64) -> bool:
+    bit = hash_ >> beyond
+    return (filter_F[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1) != np.uint64(0)
+
+
+@njit(cache=True)
 def _doubled(rows: Array, scores: Array) -> tuple[Array, Array]:
     more, higher = np.empty((2 * rows.shape[0], rows.shape[1]), np.int64), np.empty(2 * scores.size, np.float32)
     more[: rows.shape[0]], higher[: scores.size] = rows, scores
@@ -193,7 +221,7 @@ def _doubled(rows: Array, scores: Array) -> tuple[Array, Array]:
 def _cluster(
     hashes_L1: Array, begins_L1: Array, words_W1: Array, letters: int, words: int, w: int, powers_L: Array,
     first: int, stop: int, seed: int, grams_G: Array, sizes_G: Array, offsets_G: Array, weights_G: Array, total: float,
-    need: float, misses: int,
+    need: float, misses: int, tail: int,
 ) -> tuple[float, int, int]:  # fmt: skip
     """How much of a question stands around a word, by weight; and its first letter, and that behind its last one.
 
@@ -202,6 +230,7 @@ def _cluster(
     """
     spare = total * (1 - need) * (1 + 1e-6) + 1e-6  # what may be missing
     begin, close = words_W1[w], words_W1[w]
+    standing, ending = 0, 0  # grams found, and those of the end among them
     for direction in (1, -1):
         shift = words_W1[w] - np.int64(offsets_G[first + seed])  # of the question's letters in the text
         near, missed = w, 0  # the word in the text where the last gram stood
@@ -224,6 +253,8 @@ def _cluster(
             if found >= 0:
                 shift, missed = found - np.int64(offsets_G[g]), 0
                 begin, close = min(begin, found), max(close, found + size)
+                standing += 1
+                ending += g >= stop - tail
                 while direction == 1 and near + 1 < words and words_W1[near + 1] <= found:
                     near += 1
                 while direction == -1 and near > 0 and words_W1[near] > found:
@@ -240,6 +271,9 @@ def _cluster(
             g += direction
             if first <= g < stop:
                 spare -= weights_G[g]
+    # By weight alone, what is not of a template would be enough of a question; by number, the template.
+    if 2 * ending < min(tail, stop - first) or standing < need * (stop - first) - 1e-3:
+        return 0.0, begin, max(close, words_W1[w] + 1)
     missing = total * (1 - need) * (1 + 1e-6) + 1e-6 - spare
     return max(0.0, 1 - missing / total) if total > 0 else 1.0, begin, close
 
