@@ -2,9 +2,9 @@
 
 A word here is a run of letters between blanks or signs; where words begin matters, where they end follows from it.
 Numbers and letters that count lines or choices (`1.`, `b)`, `Q:`) are left out where they begin a line, numbers only
-where no sentence runs on from the line before. The hash of any stretch is one difference of the hashes of what stands
-before its ends, so it does not depend on how the stretch was cut into words: `well-known`, `well known` and `wellknown`
-hold the same letters.
+where they count on or no sentence runs on from the line before. The hash of any stretch is one difference of the hashes
+of what stands before its ends, so it does not depend on how the stretch was cut into words: `well-known`, `well known`
+and `wellknown` hold the same letters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def spell(
     joined      whether signs do not part words
     """
     letters, words, at = 0, 0, start
-    between, line_begins, ended = True, True, True
+    between, line_begins, ended, number = True, True, True, 0
     hashes_L1[0] = 0
     while at < stop:
         character = text_C[at]
@@ -64,7 +64,7 @@ def spell(
             continue
         if line_begins:
             line_begins = False
-            marker = _marker(text_C, start, at, stop, kinds, ended)
+            marker, number = _marker(text_C, start, at, stop, kinds, ended, number)
             if marker:
                 at += marker
                 between = True
@@ -88,20 +88,26 @@ def spell(
 
 
 @njit(cache=True, inline="always")
-def _marker(text_C: Array, start: int, at: int, stop: int, kinds: Array, ended: bool) -> int:
-    """The characters of a number or letter that counts lines or choices, with the sign behind it; 0 where none is."""
+def _marker(
+    text_C: Array, start: int, at: int, stop: int, kinds: Array, ended: bool, number: int
+) -> tuple[int, int]:  # fmt: skip
+    """The characters of a number or letter that counts lines or choices, with the sign behind it; 0 where none is.
+    And the number, else the one before."""
     if at > start and kinds[text_C[at - 1]] != BLANK and text_C[at - 1] not in _BEFORE_MARKERS:
-        return 0
+        return 0, number
     end = at
-    digits = True
+    digits, value = True, 0
     while end < stop and end - at <= _LONGEST_NUMBER and kinds[text_C[end]] != BLANK and kinds[text_C[end]] != SIGN:
         digits = digits and _ZERO <= text_C[end] <= _NINE
+        value = 10 * value + np.int64(text_C[end]) - _ZERO
         end += 1
-    if digits and not ended:
-        return 0
+    if digits and not ended and value != number + 1:
+        return 0, number
     if end - at > (_LONGEST_NUMBER if digits else 1) or end >= stop or text_C[end] not in _BEHIND_MARKERS:
-        return 0
-    return end + 1 - at if end + 1 == stop or kinds[text_C[end + 1]] == BLANK else 0
+        return 0, number
+    if end + 1 < stop and kinds[text_C[end + 1]] != BLANK:
+        return 0, number
+    return end + 1 - at, value if digits else number
 
 
 @njit(cache=True)

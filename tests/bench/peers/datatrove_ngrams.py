@@ -3,7 +3,7 @@
     python tests/bench/peers/datatrove_ngrams.py FOLDER
 
 FOLDER holds items.json, [{query, label}], and documents.json, [text]. Prints one line of JSON: {version, hits,
-seconds}. Its indexer asks for lighteval, whose tasks it could load, even where none is asked for; so its n-grams are
+seconds, built}. Its indexer asks for lighteval, whose tasks it could load, even where none is asked for; so its n-grams are
 taken from its own function and written in its own form. Query n-grams are on: by default it looks for those alone that
 hold a part of the answer.
 """
@@ -28,6 +28,7 @@ config = NGramsDecontConfig(find_query_ngrams=True)
 indexer = SimpleNamespace(
     config=config, tokenizer=load_word_tokenizer("eng"), hash_func=create_hash_func(config.hash_config)
 )
+began = time.perf_counter()
 hashes: set[int] = set()
 for item in json.loads((folder / "items.json").read_text()):
     hashes.update(NGramsDecontIndexer.compute_hashes(indexer, item["label"], item["query"]))
@@ -35,10 +36,14 @@ index = folder / "index"
 index.mkdir(exist_ok=True)
 np.array(sorted(hashes), config.hash_config.np_descr).tofile(index / "all.index.hashes")
 
+built = time.perf_counter() - began
+
 decontaminator = NGramsDecontFilter(str(index), config, language="eng")
 documents = [Document(text, str(n)) for n, text in enumerate(json.loads((folder / "documents.json").read_text()))]
 decontaminator.filter(documents[0])  # loads the index
 began = time.perf_counter()
 hits = [decontaminator.filter(document) is not True for document in documents]
 seconds = time.perf_counter() - began
-print(json.dumps({"version": importlib.metadata.version("datatrove"), "hits": hits, "seconds": seconds}))
+print(
+    json.dumps({"version": importlib.metadata.version("datatrove"), "hits": hits, "seconds": seconds, "built": built})
+)
