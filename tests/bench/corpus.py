@@ -95,7 +95,7 @@ def _corpus() -> Path:
 
 
 def _write(corpus: Path, folder: Path) -> None:
-    texts = sorted(_texts(corpus), key=lambda text: order_key(text.id))
+    texts = sorted(every_text(corpus), key=lambda text: order_key(text.id))
     model = folder / "tokenizer.model"
     model.write_bytes(train(_sample(texts), VOCAB_SIZE))
     tokenizer = Tokenizer.load(model)
@@ -121,7 +121,8 @@ def _write(corpus: Path, folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(made, indent=2) + "\n")
 
 
-def _texts(corpus: Path) -> Iterator[Text]:
+def every_text(corpus: Path) -> Iterator[Text]:
+    """Every text of the corpus that is not blank."""
     for file in sorted((corpus / "text").glob("*.jsonl.zst")):
         with file.open("rb") as packed:
             stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed), 2**20)
