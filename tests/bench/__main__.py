@@ -13,11 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import loader, order, plan, restart, train
+from tests.bench import dedup, loader, order, plan, restart, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
 BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
+    "dedup": dedup.bench,
     "loader": loader.bench,
     "order": order.bench,
     "plan": plan.bench,
