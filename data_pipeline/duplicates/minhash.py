@@ -204,7 +204,7 @@ def _smallest(shingles: Array, most: int, buffer: Array) -> tuple[int, bool]:
 
 
 @njit(cache=True, nogil=True)
-def _cut(buffer: Array, held: int, most: int, limit: int, whole: bool) -> tuple[int, int, bool]:
+def _cut(buffer: Array, held: int, most: int, limit: np.uint32, whole: bool) -> tuple[int, np.uint32, bool]:
     """Sort what is held and leave the distinct ones that are smallest; anything beyond the limit was seen already."""
     buffer[:held].sort()
     distinct = 0

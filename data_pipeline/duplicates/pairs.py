@@ -110,7 +110,7 @@ def _most_pairs(keys: npt.NDArray[np.uint64]) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _pair(keys: Array, contents: Array, documents: Array, first_new: int, pairs: Array) -> tuple[int, int]:
+def _pair(keys: Array, contents: Array, documents: Array, first_new: np.uint64, pairs: Array) -> tuple[int, int]:
     """Fill pairs; returns their number and the most contents of a bucket."""
     count, begin, largest = 0, 0, 0
     while begin < keys.size:
@@ -141,7 +141,7 @@ def _pair(keys: Array, contents: Array, documents: Array, first_new: int, pairs:
 
 
 @njit(cache=True, nogil=True)
-def _pair_with(firsts: Array, different: int, document: int, first_new: int, pairs: Array, count: int) -> int:
+def _pair_with(firsts: Array, different: int, document: int, first_new: np.uint64, pairs: Array, count: int) -> int:
     """Pair a document with some of those before it."""
     for n in range(min(different, HUBS + NEIGHBOURS)):
         if n >= HUBS:
