@@ -13,13 +13,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import curate, decontamination, loader, order, plan, restart, train
+from tests.bench import curate, decontamination, dedup, loader, order, plan, restart, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
 BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
     "curate": curate.bench,
     "decontamination": decontamination.bench,
+    "dedup": dedup.bench,
     "loader": loader.bench,
     "order": order.bench,
     "plan": plan.bench,

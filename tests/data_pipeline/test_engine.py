@@ -202,3 +202,36 @@ def test_ranges_hold_every_record_once_and_in_order(tmp_path_factory, files, mos
     found = np.concatenate([records.read(paths, *bounds, PAIR) for bounds in records.ranges(total, most)])
     together = np.concatenate([np.empty(0, PAIR), *files])
     assert np.array_equal(found, together[np.argsort(together["key"], kind="stable")])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 500), max_size=300), max_size=4), st.sampled_from([512, 2048, 2**20]))
+def test_balanced_ranges_are_of_about_one_size_however_keys_fall(tmp_path_factory, files, most) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("records")
+    paths = [folder / f"{number}.npy" for number in range(len(files))]
+    for path, keys in zip(paths, files, strict=True):
+        one = np.zeros(len(keys), PAIR)
+        one["key"] = keys
+        records.write(path, one)
+    ranges = records.balanced(paths, most)
+    assert (ranges[0][0], ranges[-1][1]) == (0, 2**64)
+    assert [stop for _, stop in ranges[:-1]] == [first for first, _ in ranges[1:]]
+    parts = [records.read(paths, *bounds, PAIR)["key"] for bounds in ranges]
+    every = sorted(key for keys in files for key in keys)
+    assert np.concatenate(parts).tolist() == every
+    commonest = max((every.count(key) for key in set(every)), default=0)
+    assert all(part.size <= 2 * most // PAIR.itemsize + 32 + commonest for part in parts)
+
+
+def test_records_are_found_by_key(tmp_path: Path) -> None:
+    one = np.array([(3, 1), (5, 2), (9, 3)], PAIR)
+    path, empty = tmp_path / "one.npy", tmp_path / "empty.npy"
+    records.write(path, one)
+    records.write(empty, one[:0])
+    wanted = np.array([1, 3, 9, 12], np.uint64)
+    first, found = records.find(path, wanted)
+    assert (first, found["value"].tolist()) == (1, [1, 3])
+    assert records.find(path, wanted[3:])[1].size == records.find(empty, wanted)[1].size == 0
+    with pytest.raises(KeyError, match=r"lacks records of some keys from 3 to 9"):
+        records.find(path, np.array([3, 4, 9], np.uint64))
+    assert records.among([path, empty], wanted).tolist() == [False, True, True, False]
