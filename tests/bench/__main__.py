@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import loader, order, plan, restart, train
+from tests.bench import loader, order, plan, private, restart, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
@@ -21,6 +21,7 @@ BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
     "loader": loader.bench,
     "order": order.bench,
     "plan": plan.bench,
+    "private": private.bench,
     "restart": restart.bench,
     "train": train.bench,
 }
