@@ -14,7 +14,7 @@ from data_pipeline.private.found import Found
 from data_pipeline.private.page import Page
 from data_pipeline.private.surroundings import JOINED, before, joins
 
-_MIDDLE = re.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
+SHAPES = tuple(f"9.{second}.{third}.9" for second in ("9", "99", "999") for third in ("9", "99", "999"))
 _V4 = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
 _V4_AFTER = re.compile(rf"{JOINED}|[%@]|\.{JOINED}|-(?![0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]{{1,3}}\.)\w|[+~]\w")
 _NETWORK = re.compile("/([0-9]{1,3})(?![0-9])")
@@ -46,7 +46,7 @@ _NOT_PERSONAL_V6 = tuple(map(ipaddress.ip_network, ("2001:db8::/32", "3fff::/20"
 def find_v4(page: Page) -> Iterator[Found]:
     """Public IPv4 addresses."""
     text = page.text
-    if not _MIDDLE.search(text):
+    if page.held.isdisjoint(SHAPES):
         return
     for match in _V4.finditer(text):
         start, end = match.span()

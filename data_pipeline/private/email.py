@@ -13,9 +13,6 @@ from data_pipeline.private.surroundings import JOINED
 LONGEST_LOCAL = 64  # RFC 5321
 
 _ESCAPED = re.compile(r"%40|&#0*64;|&#[xX]40;|&commat;")
-_LOCAL = 64  # RFC 5321
-
-_SIGN = re.compile(r"@|%40|&#0*64;|&#x40;|&commat;", re.IGNORECASE)
 _LOCAL = re.compile(r"[\w.!#$&'*+/=?^`{|}~%-]*")
 _UNSPACED = re.compile("[\u0e00-\uffef]+(?![\\s\\S]*[\u0e00-\uffef])")
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
@@ -70,7 +67,9 @@ def _around(text: str, at: int, after: int) -> Found | None:
         return None
     end = _end(text, domain)
     # What begins no local part is punctuation before it, or belongs to a URL or an assignment.
-    local = _LOCAL.match(text[max(0, at - LONGEST_LOCAL) : at][::-1])[0][::-1]  # type: ignore[index]
+    backwards = _LOCAL.match(text[max(0, at - LONGEST_LOCAL) : at][::-1])
+    assert backwards  # nothing is a match, too
+    local = backwards[0][::-1]
     local = local[max(local.rfind(sign) + 1 for sign in "/=?&|`") :]
     if (unspaced := _UNSPACED.search(local)) and unspaced.end() < len(local):
         local = local[unspaced.end() :]

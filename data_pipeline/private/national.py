@@ -427,7 +427,7 @@ SCHEMES = (
     _scheme("es_nie", _dni, r"nie|n\.i\.e\.", form=r"[XYZ][ -]?\d{7}[ -]?[A-Z]", evident="*"),
     _scheme(
         "it_codice_fiscale", _codice_fiscale, r"codice fiscale|c\.?f\.?", evident="*",
-        form=r"[A-Z]{3} ?[A-Z]{3} ?[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2} ?[A-Z][0-9LMNP-V]{3}[A-Z]",
+        form=r"[A-Z]{3} ?[A-Z]{3} ?[0-9]{2}[A-EHLMPRST][0-9]{2} ?[A-Z][0-9]{3}[A-Z]",
     ),
     _scheme("in_pan", _pan, r"pan(?: card| n\w+)?|permanent account\w*", form=r"[A-Z]{5}\d{4}[A-Z]", languages="hi"),
     _scheme("cn_resident_x", _chinese, r"sfz", form=r"\d{17}[Xx]", evident="*"),
@@ -443,12 +443,15 @@ _OF_SHAPE: dict[str, list[Scheme]] = {}
 for _one in SCHEMES:
     for _shape in _one.shapes:
         _OF_SHAPE.setdefault(_shape, []).append(_one)
+# What shapes begin with, group by group: where none goes on so, nothing has to be looked at.
+_PREFIXES = frozenset(shape[:end] for shape in _OF_SHAPE for end in range(1, len(shape) + 1))
 _BOOKS = ("978", "979")
 _MOST_GROUPS = 1 + max(sum(not sign.isdigit() for sign in shape.replace(" - ", "-")) for shape in _OF_SHAPE)
 _LETTERED = tuple((scheme, scheme.form) for scheme in SCHEMES if scheme.form)
 
 # Those with fewer than six digits in a row.
-_FEW_DIGITS = re.compile(r"[A-Z]{3} ?[A-Z]{2}(?:[A-Z] ?)?[0-9LMNP-V]{2}")
+_FEW_DIGITS = re.compile(r"[A-Z]{3} ?[A-Z]{2}(?:[A-Z] ?)?[0-9]{2}")
+SHAPES = ("AAAAAA99A", "AAA AAA 99A", "AAAAA9999A")
 _REACH = 5  # characters before a run of digits at which a number with letters before its digits begins
 
 
@@ -457,7 +460,7 @@ def find(page: Page) -> Iterator[Found]:
     text = page.text
     for groups in page.runs:
         yield from _in_run(page, groups)
-    for match in _FEW_DIGITS.finditer(text):
+    for match in _FEW_DIGITS.finditer(text) if not page.held.isdisjoint(SHAPES) else ():
         if found := _lettered(page, match.start()):
             yield found
 
@@ -496,6 +499,8 @@ def _shaped(page: Page, groups: list[Group], front: str) -> Found | None:
         return None
     for n, group in enumerate(groups):
         shape += (text[last : group.start] if shape else "") + str(group.end - group.start)
+        if shape not in _PREFIXES:
+            return None
         value += group.digits
         last = group.end
         for scheme in _OF_SHAPE.get(shape, ()):

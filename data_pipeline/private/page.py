@@ -11,7 +11,11 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
 
 from data_pipeline.private.found import PLACEHOLDERS
 
@@ -35,9 +39,15 @@ _ASCII = {
 }
 _FOREIGN = re.compile(f"[{''.join(sorted(_ASCII))}]")
 
-# At least six digits; between two of them blanks, signs and at most one line end.
 _GROUP = re.compile("[0-9]+")
-_RUN = re.compile(r"[0-9](?:[ .\-/()\t]{0,4}(?:\n[ \t]{0,8}\(?)?[0-9]){5,}")
+_FEWEST_DIGITS = 6  # of a run
+_WIDEST_GAP, _WIDEST_INDENT = 4, 8  # characters between two digits of a run: on a line, and behind a line feed
+_DIGIT, _GAP, _BLANK = 1, 2, 4
+_KINDS = np.zeros(128, np.uint8)
+_KINDS[ord("0") : ord("9") + 1] = _DIGIT
+_KINDS[[ord(sign) for sign in " .-/()\t"]] = _GAP
+_KINDS[[ord(" "), ord("\t")]] |= _BLANK
+_LINE_FEED, _BRACKET = ord("\n"), ord("(")
 
 
 class Group(NamedTuple):
@@ -64,10 +74,45 @@ class Page:
     @cached_property
     def runs(self) -> list[list[Group]]:
         """Every run of at least six digits that may be one number, in its groups."""
+        points = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), np.uint32)
         return [
-            [Group(one.start(), one.end(), one[0]) for one in _GROUP.finditer(self.text, run.start(), run.end())]
-            for run in _RUN.finditer(self.text)
+            [Group(one.start(), one.end(), one[0]) for one in _GROUP.finditer(self.text, start, end)]
+            for start, end in _runs(points, _KINDS).tolist()
         ]
+
+
+@njit(cache=True)
+def _runs(text: npt.NDArray[Any], kinds: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Begin and end of every run of at least six digits, [N, 2]: between two stand some signs, or a line end."""
+    found = []
+    at = 0
+    while at < text.size:
+        if text[at] > 127 or kinds[text[at]] != _DIGIT:
+            at += 1
+            continue
+        start, end, digits = at, at, 0
+        while at < text.size and text[at] < 128 and kinds[text[at]] == _DIGIT:
+            digits += 1
+            at += 1
+            end = at
+            gap = 0
+            while at < text.size and gap < _WIDEST_GAP and text[at] < 128 and kinds[text[at]] & _GAP:
+                at += 1
+                gap += 1
+            if at < text.size and text[at] == _LINE_FEED:
+                at += 1
+                gap = 0
+                while at < text.size and gap < _WIDEST_INDENT and text[at] < 128 and kinds[text[at]] & _BLANK:
+                    at += 1
+                    gap += 1
+                if at < text.size and text[at] == _BRACKET:
+                    at += 1
+        if digits >= _FEWEST_DIGITS:
+            found.append((start, end))
+    spans = np.empty((len(found), 2), np.int64)
+    for n in range(len(found)):
+        spans[n, 0], spans[n, 1] = found[n]
+    return spans
 
 
 def plain(text: str) -> str:

@@ -202,6 +202,8 @@ def _ends(text: str, end: int) -> bool:
 def _national(text: str, groups: list[Group], first: int, language: Callable[[], str]) -> tuple[Found | None, int]:
     start = groups[first].start
     begin = start - 1 if start and text[start - 1] == "(" else start
+    if not _begins(text, begin, label=True):
+        return None, 0
     label = _labelled(text, begin)
     american = _AMERICAN.match(text, begin)
     if not label and american is None and not _looks_national(text, begin):

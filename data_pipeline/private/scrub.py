@@ -70,7 +70,10 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
 
 
 Finders: TypeAlias = tuple[Callable[[Page], Iterator[Found]], ...]
-NEEDLES = Needles([*credentials.NEEDLES, *email.NEEDLES, *secret.NEEDLES, *iban.NEEDLES, *wallet.NEEDLES])
+NEEDLES = Needles(
+    [*credentials.NEEDLES, *email.NEEDLES, *secret.NEEDLES, *iban.NEEDLES, *wallet.NEEDLES],
+    [*iban.SHAPES, *address.SHAPES, *national.SHAPES],
+)
 # Addresses are the only items that many documents hold: the others look at a text in which none is left.
 COMMON: Finders = (credentials.find, email.find)
 RARE: Finders = (

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from data_pipeline.private.found import Found
+from data_pipeline.private.needles import LONG
 from data_pipeline.private.page import Page
 from data_pipeline.private.surroundings import before, joins
 
@@ -25,7 +26,7 @@ _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 def find(page: Page) -> Iterator[Found]:
     """Wallet addresses."""
     text = page.text
-    for match in _BITCOIN.finditer(text):
+    for match in _BITCOIN.finditer(text) if LONG in page.held else ():
         if not joins(text[match.start() - 1 : match.start()] or " ") and is_bitcoin(match[0]):
             yield Found(match.start(), match.end(), "wallet", match[0])
     for match in _SEGWIT.finditer(text) if not page.held.isdisjoint(("bc1", "BC1")) else ():
