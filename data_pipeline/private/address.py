@@ -18,6 +18,8 @@ SHAPES = tuple(f"9.{second}.{third}.9" for second in ("9", "99", "999") for thir
 _V4 = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
 _V4_AFTER = re.compile(rf"{JOINED}|[%@]|\.{JOINED}|-(?![0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]{{1,3}}\.)\w|[+~]\w")
 _NETWORK = re.compile("/([0-9]{1,3})(?![0-9])")
+NEEDLES = ("::",)
+_FEWEST_COLONS = 7  # of an address without `::`
 _V6 = re.compile(r"[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}")
 
 _VERSION = re.compile(
@@ -31,7 +33,7 @@ _HOST = re.compile(
     r"(?i)(?:\b(?:ipv?4?|ip-?adres\w*|ip address|addr|address(?:es)?|adres\w*|dirección|indirizzo|endereço"
     r"|hosts?|servers?|serveur|servidor"
     r"|ping|ssh|telnet|traceroute|whois|nslookup|dig|curl|wget|scp|dns|nameservers?|resolver|gateway|router|peer|client|inet|src|dst"
-    r"|source|destination|remote|proxy|listen|bind|route|subnet|netmask|packets?|traffic|login|logged|connect\w*|visitor|attacker"
+    r"|source|destination|remote|proxy|listen|bind|route|subnet|netmask|packets?|traffic|login|logged|connect\w*|forwarded(?:-for)?|real-ip|visitor|attacker"
     r"|block(?:ed)?|ban(?:ned)?|deny|allow|адрес|сервер|хост|IP地址|地址|アドレス|주소)\b[^\n.0-9]{0,12}|://(?:[^\s/@]{1,40}@)?|\bIP\w{0,2}\W{0,3})$"
 )
 _HEX = frozenset("0123456789abcdefABCDEF")
@@ -85,7 +87,7 @@ def _is_host(text: str, start: int, parts: list[int]) -> bool:
 def find_v6(page: Page) -> Iterator[Found]:
     """Public IPv6 addresses."""
     text = page.text
-    if ":" not in text:
+    if "::" not in page.held and text.count(":") < _FEWEST_COLONS:
         return
     for match in _V6.finditer(text):
         start, end = match.span()

@@ -41,13 +41,14 @@ SCHEMES = (
 # How the digits are grouped; None: not at all.
 GROUPS = {
     13: ((13,), (4, 3, 3, 3), (4, 4, 4, 1)),
-    14: ((14,), (4, 6, 4), (4, 4, 4, 2)),
+    14: ((14,), (4, 6, 4)),
     15: ((15,), (4, 6, 5), (4, 4, 4, 3)),
     16: ((16,), (4, 4, 4, 4), (8, 8), (4, 6, 6), (6, 10)),
     17: ((17,), (4, 4, 4, 4, 1), (6, 11)),
     18: ((18,), (4, 4, 4, 4, 2), (6, 12)),
     19: ((19,), (4, 4, 4, 4, 3), (6, 13)),
 }
+_USUAL_GROUP = 4
 # By the length of the first group, the most digits first.
 _SHAPES: dict[int, list[tuple[int, ...]]] = {}
 for _shape in sorted({shape for shapes in GROUPS.values() for shape in shapes}, key=sum, reverse=True):
@@ -77,6 +78,9 @@ def _card(text: str, groups: list[Group], first: int) -> int:
             continue
         separators = {text[one.end : other.start].strip(" \t\n") for one, other in itertools.pairwise(here)}
         digits = "".join(group.digits for group in here)
+        around = groups[max(0, first - 1) : first] + groups[first + len(shape) : first + len(shape) + 1]
+        if any(len(group.digits) == _USUAL_GROUP and len(shape) > 1 for group in around):
+            continue  # a piece of a longer number
         if (
             len(separators - {""}) <= 1
             and separators <= {"", "-", "."}

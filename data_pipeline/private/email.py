@@ -38,8 +38,15 @@ _HIDING = (
     "@]", "@)", " AT ", "(a)", "[a]",
 )  # fmt: skip
 
+# In plain words only where the name or the host can be nothing else.
+_SPOKEN = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9._+-]{0,63}) at ((?:[A-Za-z0-9-]{1,63} dot ){1,3}[A-Za-z]{2,24})(?![A-Za-z0-9_@])"
+)
+_PROVIDERS = re.compile(
+    r"(?i)(?:gmail|googlemail|yahoo|hotmail|outlook|icloud|proton(?:mail)?|gmx|aol|live|msn|yandex|qq) dot "
+)
 _ESCAPES = ("%40", "&#64", "&#0", "&#x40", "&#X40", "&commat;")
-NEEDLES = ("@", *_ESCAPES, *_HIDING)
+NEEDLES = ("@", " dot ", *_ESCAPES, *_HIDING)
 
 
 def find(page: Page) -> Iterator[Found]:
@@ -56,6 +63,11 @@ def find(page: Page) -> Iterator[Found]:
         for sign in _ESCAPED.finditer(text):
             if found := _around(text, sign.start(), sign.end()):
                 yield found
+    if " dot " in page.held:
+        for match in _SPOKEN.finditer(text):
+            local, domain = match[1].lower(), match[2].lower().replace(" dot ", ".")
+            if (re.search("[0-9._]", local) or _PROVIDERS.match(match[2])) and is_top_level(domain.rsplit(".", 1)[-1]):
+                yield Found(match.start(), match.end(), "email", f"{local}@{domain}")
     if not page.held.isdisjoint(_HIDING):
         yield from _hidden(text)
 

@@ -169,7 +169,7 @@ def verhoeff(digits: str) -> bool:
 
 def _aadhaar(v: str) -> bool:
     years = all(group[:2] in ("19", "20") for group in (v[:4], v[4:8], v[8:]))
-    return not years and v != v[::-1] and verhoeff(v)
+    return v[0] >= "2" and not years and v != v[::-1] and verhoeff(v)
 
 
 def _chinese(v: str) -> bool:
@@ -251,7 +251,7 @@ def _dutch(v: str) -> bool:
 
 def _portuguese(v: str) -> bool:
     rest = _weighted(v, (9, 8, 7, 6, 5, 4, 3, 2)) % 11
-    return v[0] in "1235689" and int(v[8]) == (0 if rest < 2 else 11 - rest)
+    return v[0] != "0" and int(v[8]) == (0 if rest < 2 else 11 - rest)
 
 
 def _turkish(v: str) -> bool:

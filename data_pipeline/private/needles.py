@@ -35,17 +35,16 @@ class Needles:
     def __init__(self, words: Sequence[str], shapes: Sequence[str] = ()) -> None:
         self.words, self.shapes = tuple(dict.fromkeys(words)), tuple(dict.fromkeys(shapes))
         self._of_words, self._of_shapes = _automaton(self.words), _automaton(self.shapes)
-        classes, *rest = self._of_shapes
-        self._of_shapes = (classes[_SHAPE], *rest)
+        classes, following, ranges, ends = self._of_shapes
+        self._of_shapes = (classes[_SHAPE], following, ranges, (ends + len(self.words)).astype(np.uint16))
+        self._all = (*self.words, *self.shapes, LONG)
 
     def within(self, text: str) -> frozenset[str]:
         """Those that the text holds."""
         content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-        words, shapes = np.zeros(len(self.words), np.uint8), np.zeros(len(self.shapes), np.uint8)
-        longest = _walk(content, *self._of_words, words, *self._of_shapes, shapes, _WORD)
-        held = [self.words[number] for number in words.nonzero()[0]]
-        held += [self.shapes[number] for number in shapes.nonzero()[0]]
-        return frozenset([*held, LONG] if longest >= _LONG else held)
+        hits = np.zeros(len(self._all), np.uint8)
+        _walk(content, *self._of_words, *self._of_shapes, _WORD, hits)
+        return frozenset([self._all[number] for number in hits.nonzero()[0].tolist()])
 
 
 def _automaton(words: Sequence[str]) -> tuple[Array, Array, Array, Array]:
@@ -84,10 +83,10 @@ def _automaton(words: Sequence[str]) -> tuple[Array, Array, Array, Array]:
 @njit(cache=True)
 def _walk(
     content: Array,
-    classes: Array, following: Array, ranges: Array, ends: Array, hits: Array,
-    shape_classes: Array, shape_following: Array, shape_ranges: Array, shape_ends: Array, shape_hits: Array,
-    word: Array,
-) -> int:  # fmt: skip
+    classes: Array, following: Array, ranges: Array, ends: Array,
+    shape_classes: Array, shape_following: Array, shape_ranges: Array, shape_ends: Array,
+    word: Array, hits: Array,
+) -> None:  # fmt: skip
     state = shape = run = longest = 0
     for at in range(content.size):
         byte = content[at]
@@ -96,7 +95,7 @@ def _walk(
             hits[ends[n]] = 1
         shape = shape_following[shape, shape_classes[byte]]
         for n in range(shape_ranges[shape], shape_ranges[shape + 1]):
-            shape_hits[shape_ends[n]] = 1
+            hits[shape_ends[n]] = 1
         run = run + 1 if word[byte] else 0
         longest = max(longest, run)
-    return longest
+    hits[-1] = longest >= _LONG

@@ -54,7 +54,7 @@ _LABEL_REACH = 32  # characters from the begin of the announcement to the number
 _LABEL_AFTER = re.compile(r"(?i)\s?[(\[](?:tel|phone|fax|mobile?|mobil|cell|office|home|work|direct|privat|handy)\b")
 # Dates, network addresses and American postal codes.
 _ELSE = re.compile(
-    r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![.0-9])(?<!\.[0-9]{2}\.[0-9]{2}\.[0-9]{2})|[0-9]{5}-[0-9]{4}(?![\-0-9])"
+    r"(?!0)[0-9]{1,3}(?:\.(?!0[0-9])[0-9]{1,3}){3}(?![.0-9])(?<!\.[0-9]{2}\.[0-9]{2}\.[0-9]{2})|[0-9]{5}-[0-9]{4}(?![\-0-9])"
     r"|1[0-9]{3} ?-{1,2} ?[12][0-9]{3}(?![\-0-9])|(?:(?:19|20)[0-9]{2}([-./ ])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]"
     r"|[12][0-9]|3[01])(?![0-9])"
     r"|(?:0?[1-9]|[12][0-9]|3[01])([-./ ])(?:0?[1-9]|[12][0-9]|3[01])\2(?:19|20)[0-9]{2}(?![0-9]))"
@@ -63,8 +63,7 @@ _EXTENSION = re.compile(
     r"(?i)(?:\s?,?\s?(?:ext\.?|extension|poste|int\.?|durchwahl|anexo)\s?:?\s?|\s?x)[0-9]{1,6}(?![\w])"
 )
 _AMERICAN = re.compile(
-    r"(?:1[ .\-]?)?(?:\([2-9][0-9]{2}\)[ .\-]{0,2}[2-9][0-9]{2}[ .\-][0-9]{4}"
-    r"|[2-9][0-9]{2}([ .\-])[2-9][0-9]{2}\1[0-9]{4})"
+    r"(?:1[ .\-]?)?(?:\([2-9][0-9]{2}\)[ .\-]{0,2}[0-9]{3}[ .\-][0-9]{4}|[2-9][0-9]{2}([ .\-])[0-9]{3}\1[0-9]{4})"
 )
 _AMERICAN_PLANS = ("US", "CA")
 
@@ -115,7 +114,11 @@ def _at(text: str, groups: list[Group], first: int, language: Callable[[], str])
     plus = _plus(text, start)
     if plus is not None:
         return _international(text, groups, first, plus)
-    if groups[first].digits.startswith("00") and len(groups[first].digits) > 2 - (first + 1 < len(groups)):
+    if (
+        groups[first].digits.startswith("00")
+        and _begins(text, start, label=True)
+        and len(groups[first].digits) > 2 - (first + 1 < len(groups))
+    ):
         found, taken = _international(text, groups, first, start, exit_code=2)
         if found:
             return found, taken
@@ -181,7 +184,9 @@ def _parts(gap: str) -> bool:
     """Whether what stands between two groups is more than people write within a number."""
     signs = gap.strip(" \t\n")
     return (
-        "\t" in gap or gap.count(" ") > 3 or signs not in ("", "-", ".", "/", "(", ")", ")-", ")/", "-(", ".(", ") (")
+        "\t" in gap
+        or gap.count(" ") > 3
+        or signs not in ("", "-", ".", "/", "(", ")", ")-", ")/", ").", "-(", ".(", ") (")
     )
 
 
@@ -216,11 +221,12 @@ def _national(text: str, groups: list[Group], first: int, language: Callable[[],
             (one for plan in _AMERICAN_PLANS if (one := _parsed(american[0], plan)) is not None and _is_valid(one)),
             None,
         )
-        if number is None and (label or american[0].startswith("(")):
+        # As people invent them: no plan holds the area code 555, but its shape says enough.
+        if number is None and (label or american[0].startswith(("(", "1 (", "1-(", "555-"))):
             number = _parsed(american[0], "US")
         if number is not None:
             return _found(text, begin, american.end(), number), count
-    plans = countries.of(language())
+    plans = countries.of(language()) or _plans_of_shape(text, begin)
     for count in _counts(text, groups, first, MOST_DIGITS):
         end = groups[first + count - 1].end
         if is_amount(text, begin, end):
@@ -228,7 +234,7 @@ def _national(text: str, groups: list[Group], first: int, language: Callable[[],
         announced = label or _LABEL_AFTER.match(text, end)
         if not announced and (_embedded(text, groups, first, count) or not _shaped(text, begin, end, language())):
             continue
-        for plan in (*plans, *(countries.LARGEST if label or not plans else ())):
+        for plan in (*plans, *(countries.LARGEST if label or not countries.of(language()) else ())):
             number = _parsed(_joined(groups, first, count), plan)
             if number is not None and _is_valid(number):
                 return _found(text, begin, end, number), count
@@ -246,6 +252,13 @@ def _embedded(text: str, groups: list[Group], first: int, count: int) -> bool:
     return front in inner or rear in inner
 
 
+def _plans_of_shape(text: str, begin: int) -> tuple[str, ...]:
+    """The countries of the languages that have a shape with brackets for what begins here."""
+    if "(" not in text[begin : begin + 4]:
+        return ()
+    return tuple(plan for other, shape in _SHAPES.items() if shape.match(text, begin) for plan in countries.of(other))
+
+
 def _looks_national(text: str, begin: int) -> bool:
     """Whether any language has a shape for what begins here; cheap, before anything else is asked."""
     return (
@@ -261,7 +274,9 @@ def _begins(text: str, begin: int, label: bool) -> bool:
     sign = text[begin - 1]
     if sign.isalnum():
         return sign >= "\u0e00" and not sign.isdecimal()
-    if sign in ".,-:=":
+    if sign == ",":
+        return not text[begin - 2 : begin - 1].isdecimal()
+    if sign in ".-:=":
         return (label and not text[begin - 2 : begin - 1].isdecimal()) or (
             sign in ":=" and not text[begin - 2 : begin - 1].isdecimal()
         )
@@ -272,6 +287,8 @@ def _shaped(text: str, begin: int, end: int, language: str) -> bool:
     """Whether the number has a form that needs no announcement in a language."""
     if (match := _TRUNK.match(text, begin)) and match.end() >= end and len(set(re.sub("[^0-9]", "", match[0]))) > 3:
         return True
+    if not countries.of(language) and _plans_of_shape(text, begin):
+        return any(shape.fullmatch(text, begin, end) for shape in _SHAPES.values())
     shape = _SHAPES.get("hi" if countries.of(language)[:1] == ("IN",) else language)
     if shape and shape.fullmatch(text, begin, end):
         return True

@@ -19,7 +19,7 @@ from data_pipeline.private.pseudonym import placeholder, pseudonym
 
 # What the identifier of languages refuses.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-_FEWEST_SURE = 0.5  # share of a text in its language below which it says nothing about countries
+_FEWEST_SURE = 0.5  # share of a text in its language that it must exceed to say anything about countries
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,20 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
     counts: Counter[str] = Counter()
 
     def replaced(finders: Finders) -> bool:
-        nonlocal text
-        seen = plain(text)
-        page = Page(seen, NEEDLES.within(seen), language_of)
+        nonlocal text, page
         found = _first_of_overlapping([one for find in finders for one in find(page)])
+        if not found:
+            return False
         parts, at = [], 0
         for one in found:
             parts += [text[at : one.start], pseudonym(one.kind, one.value, key) if key else placeholder(one.kind)]
             at = one.end
             counts[one.kind] += 1
         text = "".join(parts) + text[at:]
-        return bool(found)
+        page = _page(text, language)
+        return True
 
-    language_of = _language(text, language)
+    page = _page(text, language)
     # Until nothing is found: what went first may have kept something else from being found.
     while True:
         while replaced(COMMON):
@@ -69,9 +70,15 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
             return Scrubbed(text, dict(counts))
 
 
+def _page(text: str, language: str) -> Page:
+    seen = plain(text)
+    # Identified as finders see it, so that what was replaced has no say the next time.
+    return Page(seen, NEEDLES.within(seen), _language(seen, language))
+
+
 Finders: TypeAlias = tuple[Callable[[Page], Iterator[Found]], ...]
 NEEDLES = Needles(
-    [*credentials.NEEDLES, *email.NEEDLES, *secret.NEEDLES, *iban.NEEDLES, *wallet.NEEDLES],
+    [*credentials.NEEDLES, *email.NEEDLES, *secret.NEEDLES, *iban.NEEDLES, *wallet.NEEDLES, *address.NEEDLES],
     [*iban.SHAPES, *address.SHAPES, *national.SHAPES],
 )
 # Addresses are the only items that many documents hold: the others look at a text in which none is left.
@@ -89,7 +96,7 @@ def _language(text: str, language: str) -> Callable[[], str]:
         if language and language != UNKNOWN:
             return language
         code, share = identify(_CONTROLS.sub(" ", text[:SAMPLED_CHARACTERS]))
-        return code if share >= _FEWEST_SURE else UNKNOWN
+        return code if share > _FEWEST_SURE else UNKNOWN
 
     return known
 

@@ -130,7 +130,7 @@ _NAMES = (
 )  # fmt: skip
 _OPTION = re.compile(r"--[\w-]*$")  # `--api-key VALUE`
 _BEFORE = 16  # characters in front of the letters that are looked at
-_VALUE = r"(?P<value>[A-Za-z0-9+/_.~!#$%^*\-]{12,512}={0,2})" + rf"(?!{JOINED}|\()"
+_VALUE = r"(?P<value>[A-Za-z0-9+/_.~!#$%^*\-]{8,512}={0,2})" + rf"(?!{JOINED}|\()"
 _GIVEN = (
     r"[\w-]{0,20}(?P<link>[\"'\]`]{0,2}\s{0,4}(?::=|=>|->|[:=]|\s(?:is|was)\b:?|>)\s{0,4}[\"'`]?|\s{1,4}[\"'`]?)"
     rf"(?:(?:Basic|Bearer|Token)\s)?{_VALUE}"

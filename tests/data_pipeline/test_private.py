@@ -204,6 +204,28 @@ def test_a_telephone_number_goes_with_its_extension_and_across_a_line_end() -> N
     assert scrub("Tel. +49 30\n  12345678.").text == "Tel. <PHONE>."
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "John Doe,555-867-5309,London",
+        '{"phone": "+1-202-555-0147"}',
+        '<a href="tel:+442079460958">call</a>',
+        "(555) 123-4567",
+        "Ph: 98765-43210",
+        "T: +41 44 668 18 00",
+        "8 (495) 123-45-67",
+        "☎ 01 45 67 89 10",
+        "+１ ２１２ ５５５ ０１２３",
+        "هاتف: +٢٠ ٢ ٢٣٤٥٦٧٨٩",
+        "tel +49\u201130\u201112345678",
+    ],
+)
+def test_telephone_numbers_are_found_in_forms_tables_and_pages(text: str) -> None:
+    scrubbed = scrub(text)
+    assert scrubbed.counts == {"phone": 1}
+    assert sum(character.isdecimal() for character in scrubbed.text) == 0
+
+
 def test_what_stands_before_four_numbers_decides() -> None:
     assert scrub("The server 31.8.15.22 is down").counts == {"ipv4": 1}
     assert scrub("upgrade to 131.98.115.222").counts == {}
