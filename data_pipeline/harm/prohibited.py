@@ -29,22 +29,23 @@ _TOKEN = re.compile(
     r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
     r"|[^\W_]+"
 )
+_ASCII_TOKEN = re.compile(r"[a-z0-9]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
-# Words for minors, and nothing else.
+# Terms for minors, by language. Not those that mean something else more often: `minor version`, `el menor`.
 MINORS = {
-    "en": "child children childs kid kids minor minors underage preteen preteens toddler toddlers schoolgirl schoolboy",
-    "de": "kind kinder kindern kindes minderjährig minderjährige minderjährigen schulmädchen schuljunge",
-    "fr": "enfant enfants mineur mineure mineurs mineures fillette fillettes écolière écolier",
-    "es": "niño niña niños niñas menor menores colegiala colegial",
-    "it": "bambino bambina bambini bambine minorenne minorenni scolaretta",
-    "pt": "criança crianças menino menina meninos meninas menor menores",
-    "nl": "kind kinderen minderjarig minderjarige minderjarigen schoolmeisje",
-    "pl": "dziecko dzieci dziecka nieletni nieletnia nieletnich małoletni",
-    "ru": "ребенок ребёнок ребенка ребёнка дети детей несовершеннолетний несовершеннолетняя",
-    "zh": "儿童 幼童 幼女 未成年",
-    "ja": "児童 子供 幼女 未成年 小学生",
-    "ko": "아동 어린이 미성년자",
+    "en": "child, children, childs, kid, kids, minors, underage, preteen, preteens, toddler, toddlers, schoolgirl, schoolboy",
+    "de": "kind, kinder, kindern, kindes, minderjährig, minderjährige, minderjährigen, schulmädchen, schuljunge",
+    "fr": "enfant, enfants, mineure, mineurs, mineures, fillette, fillettes, écolière, écolier",
+    "es": "niño, niña, niños, niñas, menor de edad, menores de edad, colegiala, colegial",
+    "it": "bambino, bambina, bambini, bambine, minorenne, minorenni, scolaretta",
+    "pt": "criança, crianças, menino, menina, meninos, meninas, menor de idade, menores de idade",
+    "nl": "kind, kinderen, minderjarig, minderjarige, minderjarigen, schoolmeisje",
+    "pl": "dziecko, dzieci, dziecka, nieletni, nieletnia, nieletnich, małoletni",
+    "ru": "ребенок, ребёнок, ребенка, ребёнка, дети, детей, несовершеннолетний, несовершеннолетняя",
+    "zh": "儿童, 幼童, 幼女, 未成年",
+    "ja": "児童, 子供, 幼女, 未成年, 小学生",
+    "ko": "아동, 어린이, 미성년자",
 }
 
 
@@ -55,14 +56,15 @@ class Lexicon:
         self._minors, self._sexual, self._near = _Terms(minors), _Terms(sexual), near
 
     @staticmethod
-    def packaged(*languages: str) -> Lexicon:
-        """Neutral words for minors and the packaged word lists of these languages; of all without one."""
-        chosen = languages or tuple(MINORS)
-        allowed = frozenset().union(*ALLOWED.values())
-        return Lexicon(
-            (word for language in chosen for word in MINORS.get(language, "").split()),
-            (word for language in chosen for word in lists().get(language, ()) if word not in allowed),
-        )
+    def packaged(language: str) -> Lexicon | None:
+        """Neutral terms for minors and the packaged word list of a language, for documents in it; None without both.
+
+        What is harmless in one language is on the list of another, so no text is held against all of them.
+        """
+        if language not in MINORS or language not in lists():
+            return None
+        allowed = ALLOWED.get(language, frozenset())
+        return Lexicon(MINORS[language].split(", "), (word for word in lists()[language] if word not in allowed))
 
     @staticmethod
     def read(path: Path) -> Lexicon:
@@ -118,21 +120,25 @@ class _Terms:
                 self._hashed.add(term.strip().lower())
             elif words := _tokens(term):
                 self._plain.setdefault(len(words), set()).add(" ".join(words))
+        self._heads = {length: {term.split()[0] for term in plain} for length, plain in self._plain.items()}
         self._lengths = sorted({*self._plain, *(_HASHED_WORDS if self._hashed else ())})
 
     def places(self, words: Sequence[str]) -> list[int]:
         """Where terms begin, in order."""
         found: set[int] = set()
+        vocabulary = set(words)
         for length in self._lengths:
             plain = self._plain.get(length, set())
+            hashed = bool(self._hashed) and length in _HASHED_WORDS
+            if not hashed and vocabulary.isdisjoint(self._heads[length]):
+                continue
             grams = words if length == 1 else [" ".join(words[n : n + length]) for n in range(len(words) - length + 1)]
-            present = {gram for gram in set(grams) if gram in plain or (self._hashed and self._names(gram, length))}
+            present = plain.intersection(grams)
+            if hashed:
+                present |= {gram for gram in set(grams) if _hash(gram) in self._hashed}
             if present:
                 found.update(n for n, gram in enumerate(grams) if gram in present)
         return sorted(found)
-
-    def _names(self, gram: str, length: int) -> bool:
-        return length in _HASHED_WORDS and _hash(gram) in self._hashed
 
 
 _HASHED_WORDS = (1, 2, 3)  # words of a term that is given as a digest: more would be many digests a text
@@ -144,6 +150,6 @@ def _hash(gram: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return _TOKEN.findall(text.lower())
+    if text.isascii():
+        return _ASCII_TOKEN.findall(text.lower())
+    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())

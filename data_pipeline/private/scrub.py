@@ -34,8 +34,12 @@ class Scrubbed:
 
     @property
     def items(self) -> int:
-        """How many items were replaced: what decides whether the whole document goes."""
+        """How many items were replaced."""
         return sum(self.counts.values())
+
+    def reason(self, most_items: int | None) -> str:
+        """`private_items` where the document held more items than it may; "" where not, or where no limit is set."""
+        return "private_items" if most_items is not None and self.items > most_items else ""
 
 
 def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
@@ -46,6 +50,7 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
     twice changes nothing more. Raises ValueError where the key is shorter than 16 bytes.
     """
     counts: Counter[str] = Counter()
+    page = _page(text, language)
 
     def replaced(finders: Finders) -> bool:
         nonlocal text, page
@@ -61,7 +66,6 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
         page = _page(text, language)
         return True
 
-    page = _page(text, language)
     # Until nothing is found: what went first may have kept something else from being found.
     while True:
         while replaced(COMMON):

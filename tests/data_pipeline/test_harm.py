@@ -187,8 +187,26 @@ def test_a_lexicon_is_read_from_a_file_and_never_quoted(tmp_path: Path) -> None:
     assert "unspeakable" not in str(error.value)
 
 
-def test_the_packaged_lexicon_leaves_ordinary_texts_about_children_alone() -> None:
-    lexicon = Lexicon.packaged()
-    assert not lexicon.holds("The children of the village play by the river while their parents mill the grain.")
-    assert not lexicon.holds("Kinder unter zwölf Jahren zahlen die Hälfte. Les enfants jouent dans le jardin.")
-    assert Lexicon.packaged("en").holds(f"child {words.lists()['en'][10]}")
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "The children of the village play by the river while their parents mill the grain."),
+        ("de", "Kinder unter zwölf Jahren zahlen die Hälfte."),
+        ("fr", "Les enfants jouent dans le jardin."),
+        ("es", "El menor de los números primos es dos."),
+    ],
+)
+def test_the_packaged_lexicon_leaves_ordinary_texts_about_children_alone(language: str, text: str) -> None:
+    lexicon = Lexicon.packaged(language)
+    assert lexicon is not None
+    assert not lexicon.holds(text)
+
+
+@pytest.mark.parametrize("language", prohibited.MINORS)
+def test_the_packaged_lexicon_knows_every_term_of_both_lists(language: str) -> None:
+    lexicon = Lexicon.packaged(language)
+    assert lexicon is not None
+    terms = prohibited.MINORS[language].split(", ")
+    listed = next(word for word in words.lists()[language] if word.isalpha())
+    assert all(lexicon.holds(f"{term} {listed}") for term in terms)
+    assert Lexicon.packaged("xx") is None
