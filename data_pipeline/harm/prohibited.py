@@ -34,7 +34,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 # Terms for minors, by language. Not those that mean something else more often: `minor version`, `el menor`.
 MINORS = {
-    "en": "child, children, childs, kid, kids, minors, underage, preteen, preteens, toddler, toddlers, schoolgirl, schoolboy",
+    "en": "child, children, childs, kid, kids, minors, underage, preteen, preteens, toddler, schoolgirl, schoolboy",
     "de": "kind, kinder, kindern, kindes, minderjährig, minderjährige, minderjährigen, schulmädchen, schuljunge",
     "fr": "enfant, enfants, mineure, mineurs, mineures, fillette, fillettes, écolière, écolier",
     "es": "niño, niña, niños, niñas, menor de edad, menores de edad, colegiala, colegial",
