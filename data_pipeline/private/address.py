@@ -39,6 +39,7 @@ _HOST = re.compile(
 _HEX = frozenset("0123456789abcdefABCDEF")
 _LARGE = 32  # numbers below are usual in versions
 _FEWEST_LARGE = 2
+_LARGEST = 64  # what one of an address reaches: 255 of 256 do, where all are as likely
 
 # 2000::/3 without what is set aside for documentation and for protocols (RFC 3849, 9637, 2928).
 _GLOBAL_V6 = ipaddress.ip_network("2000::/3")
@@ -81,7 +82,7 @@ def _is_host(text: str, start: int, parts: list[int]) -> bool:
     if _HOST.search(words):
         return True
     large = sum(part >= _LARGE for part in parts)
-    return large >= _FEWEST_LARGE + (0 in parts)
+    return large >= _FEWEST_LARGE + (0 in parts) and max(parts) >= _LARGEST
 
 
 def find_v6(page: Page) -> Iterator[Found]:

@@ -260,7 +260,7 @@ def _turkish(v: str) -> bool:
 
 
 def _swiss(v: str) -> bool:
-    return -_weighted(v, (1, 3) * 6) % 10 == int(v[12])
+    return v[:3] == "756" and -_weighted(v, (1, 3) * 6) % 10 == int(v[12])
 
 
 def _austrian(v: str) -> bool:
@@ -386,7 +386,7 @@ SCHEMES = (
     _scheme("br_cpf", _cpf, r"cpf|c\.p\.f\.", "3.3.3-2,3.3.3.2,3.3.3/2,3 3 3 2,3 3 3-2,3-3-3-2,9-2,9 2,11",
             evident="*", languages="pt"),
     _scheme("in_aadhaar", _aadhaar, r"aadh?aar\w*|uid(?:ai)?|आधार", "4 4 4,4-4-4,12",
-            evident="4 4 4,4-4-4", languages="hi bn ta te mr gu kn ml pa"),
+            evident="4-4-4", languages="hi bn ta te mr gu kn ml pa"),
     _scheme("cn_resident", _chinese, r"sfz", "18,6 8 4", evident="*", languages="zh"),
     _scheme("kr_rrn", _korean, r"rrn|resident reg\w*", "6-7,6 - 7,13", evident="6-7,6 - 7", languages="ko"),
     _scheme("jp_my_number", _japanese, r"my ?number", "4 4 4,4-4-4,12", languages="ja"),

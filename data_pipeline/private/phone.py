@@ -75,7 +75,7 @@ _TRUNK = re.compile(
 )
 # Languages whose countries have a shape of their own.
 _SHAPES = {
-    "es": re.compile(r"[6-9][0-9]{2}[ .\-][0-9]{2}[ .\-][0-9]{2}[ .\-][0-9]{2}|[67][0-9]{2}[ \-][0-9]{3}[ \-][0-9]{3}"),
+    "es": re.compile(r"[6-9][0-9]{2}[ .\-][0-9]{2}[ .\-][0-9]{2}[ .\-][0-9]{2}|[67][0-9]{2}-[0-9]{3}-[0-9]{3}"),
     "pt": re.compile(
         r"\([1-9]{2}\) ?9?[0-9]{4}[ \-][0-9]{4}|[1-9]{2} 9[0-9]{4}-[0-9]{4}"
         r"|9[1236][0-9] ?[0-9]{3} ?[0-9]{3}"
@@ -94,6 +94,8 @@ _SHAPES = {
     "ko": re.compile(r"01[016789][0-9]{7,8}|1[5-8][0-9]{2}-[0-9]{4}"),
     "en": re.compile(r"[6-9][0-9]{4} [0-9]{5}"),
 }  # fmt: skip
+# A bare row of digits after a zero: of mobile telephones in the largest countries of the language.
+_HOME = 2
 _UNGROUPED = re.compile(r"0[1-9][0-9]{8,10}")
 
 
@@ -236,7 +238,14 @@ def _national(text: str, groups: list[Group], first: int, language: Callable[[],
             continue
         for plan in (*plans, *(countries.LARGEST if label or not countries.of(language()) else ())):
             number = _parsed(_joined(groups, first, count), plan)
-            if number is not None and _is_valid(number):
+            if number is None or not _is_valid(number):
+                continue
+            if (
+                announced
+                or count > 1
+                or not text.startswith("0", start)
+                or (plan in plans[:_HOME] and _is_mobile(number))
+            ):
                 return _found(text, begin, end, number), count
     return None, 0
 
@@ -331,6 +340,12 @@ def _parsed(written: str, plan: str | None) -> Any:
 
 def _is_valid(number: Any) -> bool:
     return bool(_library().is_valid_number(number))
+
+
+def _is_mobile(number: Any) -> bool:
+    """Whether only mobile telephones have it: where a zero begins a plan, most digits after it are some number."""
+    library = _library()
+    return bool(library.number_type(number) == library.PhoneNumberType.MOBILE)
 
 
 def _is_possible(number: Any) -> bool:
