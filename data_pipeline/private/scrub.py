@@ -19,6 +19,8 @@ from data_pipeline.private.pseudonym import placeholder, pseudonym
 
 # What the identifier of languages refuses.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# Characters that are looked at in one go: finders hold about ten bytes for each.
+LONGEST = 4_000_000
 _FEWEST_SURE = 0.5  # share of a text in its language that it must exceed to say anything about countries
 
 
@@ -49,6 +51,9 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
     which countries' numbers to expect; where it is not given, it is identified once a number asks for it. Scrubbing
     twice changes nothing more. Raises ValueError where the key is shorter than 16 bytes.
     """
+    if len(text) > LONGEST:
+        done = [scrub(piece, language, key) for piece in _pieces(text)]
+        return Scrubbed("".join(one.text for one in done), dict(sum((Counter(one.counts) for one in done), Counter())))
     counts: Counter[str] = Counter()
     page = _page(text, language)
 
@@ -72,6 +77,18 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
             pass
         if not replaced(RARE):
             return Scrubbed(text, dict(counts))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces that end with a line, or with a word where a line is too long."""
+    start = 0
+    while start < len(text):
+        end = start + LONGEST
+        if end < len(text):
+            breaks = (text.rfind(sign, start, end) + 1 for sign in "\n ")
+            end = next((place for place in breaks if place > start), end)
+        yield text[start:end]
+        start = end
 
 
 def _page(text: str, language: str) -> Page:

@@ -274,6 +274,16 @@ def test_items_are_counted_by_kind() -> None:
     assert set(scrubbed.counts) <= set(KINDS) == set(MAKERS)
 
 
+def test_long_documents_are_scrubbed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"line {n} of ann{n % 7}@mail.org and more" for n in range(200)]
+    text = "\n".join(lines)
+    whole = scrub(text, key=KEY)
+    monkeypatch.setattr("data_pipeline.private.scrub.LONGEST", 300)
+    assert scrub(text, key=KEY) == whole
+    assert scrub(text.replace("\n", " "), key=KEY).counts == {"email": 200}
+    assert scrub("x" * 1000).text == "x" * 1000
+
+
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
