@@ -6,6 +6,7 @@ A number without `+` needs more: a word that announces it, or the groups that pe
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -51,6 +52,12 @@ _PLACES = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _LABEL_REACH = 32  # characters from the begin of the announcement to the number
+# Numbers of other things, which the word `number` alone would announce.
+_OTHERS = re.compile(
+    r"(?i)\b(?:account|customer|client|member|policy|claim|employee|student|registration|licen[cs]e|confirmation|document|file"
+    r"|record|routing|vat|port|line|page|magic|sequence|random|telegram id|chat|kunden|konto|vertrags|mitglieds)"
+    r"[ -]?(?:no|nr|num|number|nummer|id)s?\b[\s.:#=]{0,4}(?:is |of )?$"
+)
 _LABEL_AFTER = re.compile(r"(?i)\s?[(\[](?:tel|phone|fax|mobile?|mobil|cell|office|home|work|direct|privat|handy)\b")
 # Dates, network addresses and American postal codes.
 _ELSE = re.compile(
@@ -188,7 +195,7 @@ def _parts(gap: str) -> bool:
     return (
         "\t" in gap
         or gap.count(" ") > 3
-        or signs not in ("", "-", ".", "/", "(", ")", ")-", ")/", ").", "-(", ".(", ") (")
+        or signs not in ("", "-", ".", "/", "(", ")", ")-", ")/", ").", "/(", "-(", ".(", ") (")
     )
 
 
@@ -216,6 +223,8 @@ def _national(text: str, groups: list[Group], first: int, language: Callable[[],
     if not label and american is None and not _looks_national(text, begin):
         return None, 0
     if not _begins(text, begin, label) or names_a_thing(text, begin) or _ELSE.match(text, start):
+        return None, 0
+    if _OTHERS.search(before(text, begin)):
         return None, 0
     if american and _ends(text, american.end()) and not is_amount(text, begin, american.end()):
         count = sum(group.end <= american.end() for group in groups[first:])
@@ -252,10 +261,7 @@ def _national(text: str, groups: list[Group], first: int, language: Callable[[],
 
 def _embedded(text: str, groups: list[Group], first: int, count: int) -> bool:
     """Whether the groups go on before or after as they do within: a piece of a longer number, or of a table."""
-    inner = {
-        text[one.end : other.start]
-        for one, other in zip(groups[first:], groups[first + 1 : first + count], strict=False)
-    }
+    inner = {text[one.end : other.start] for one, other in itertools.pairwise(groups[first : first + count])}
     front = text[groups[first - 1].end : groups[first].start] if first else ""
     rear = text[groups[first + count - 1].end : groups[first + count].start] if first + count < len(groups) else ""
     return front in inner or rear in inner
