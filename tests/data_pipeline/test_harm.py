@@ -156,6 +156,8 @@ MINORS, SEXUAL = ("sapling", "young tree", "苗木"), ("axe", "chain saw", "斧"
         ("a chain\nsaw near the young tree", True),
         ("axe 1 2 3 4 sapling", True),
         ("axe 1 2 3 4 5 sapling", False),
+        ("sapling 1 2 3 4 axe", True),
+        ("sapling 1 2 3 4 5 axe", False),
         ("axe " + "x " * 20 + "sapling " + "x " * 20 + "axe", False),
         ("saplings and axes", False),
         ("the sapling grows", False),

@@ -72,6 +72,12 @@ def test_scrubbing_planted_texts_twice_changes_nothing_more(kind: str) -> None:
         assert scrub(once).counts == {}
 
 
+def test_what_one_item_kept_from_being_found_is_found_at_once() -> None:
+    scrubbed = scrub("seen 2606:4700::1111+49 2120176 there")
+    assert scrubbed.counts == {"ipv6": 1, "phone": 1}
+    assert scrub(scrubbed.text).text == scrubbed.text == "seen <IP><PHONE> there"
+
+
 @given(st.text("ab1@. <>=_-:'\nAKIAsecretkey", max_size=80))
 def test_scrubbing_twice_changes_nothing_more(text: str) -> None:
     once = scrub(text).text
