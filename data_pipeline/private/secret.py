@@ -125,6 +125,7 @@ _NAMES = (
     ),
     *((root, "(?i)c$", "s?") for root in ("redential", "REDENTIAL")),
     *((root, r"(?i)(?:^|[^a-z])$", "") for root in ("pwd", "PWD")),
+    *((root, r"(?:^|[^A-Za-z])$", r"(?=[\"']?\s{0,4}[:=])") for root in ("pass", "Pass", "PASS", "auth", "AUTH")),
     ("ontraseña", "[cC]$", ""),
     ("ot de passe", "[mM]$", ""),
 )  # fmt: skip
@@ -133,7 +134,7 @@ _BEFORE = 16  # characters in front of the letters that are looked at
 _VALUE = r"(?P<value>[A-Za-z0-9+/_.~!#$%^*\-]{8,512}={0,2})" + rf"(?!{JOINED}|\()"
 _GIVEN = (
     r"[\w-]{0,20}(?P<link>[\"'\]`]{0,2}\s{0,4}(?::=|=>|->|[:=]|\s(?:is|was)\b:?|>)\s{0,4}[\"'`]?|\s{1,4}[\"'`]?)"
-    rf"(?:(?:Basic|Bearer|Token)\s)?{_VALUE}"
+    rf"(?:(?:Basic|Bearer|Token)\s|base64:)?{_VALUE}"
 )
 _NAMED = tuple((root, re.compile(front), re.compile(f"(?i)(?:{rest}){_GIVEN}")) for root, front, rest in _NAMES)
 # Values whose name says enough that a blank or a sign may stand between: headers and connection strings.
@@ -141,6 +142,7 @@ _SENT = tuple(
     (needle, re.compile(pattern))
     for needle, pattern in (
         ("earer ", rf"[Bb]earer\s{_VALUE}"), ("BEARER", rf"BEARER\s{_VALUE}"), ("Basic ", rf"Basic\s{_VALUE}"),
+        ("-u ", rf"-u\s[\"']?[\w.@\-]{{1,64}}:{_VALUE}"),
         *((name, rf"{name}=(?P<value>[A-Za-z0-9+/%]{{40,100}}={{0,2}})") for name in ("AccountKey",
         "SharedAccessKey", "sig")),
     )
@@ -151,6 +153,10 @@ NEEDLES = (
 # Bits per character. Random hex has at most 4, random base64 at most 6; words and identifiers of 16 letters about 3.
 _FEWEST_BITS = 3.2
 _MOST_CHANGES = 0.4  # of a character's case to the next one's, in identifiers; half of those of random letters
+_LONG_BARE_VALUE = 20  # of one that only a blank parts from its name
+_FEWEST_DIGITS = 2  # of a short value
+# Words and numbers with signs between them, as in `name_of_thing_2` and `/etc/file-2024.bak`.
+_IDENTIFIER = re.compile(r"[._/\-]*(?:[A-Za-z]+|[0-9]+)(?:[._/\-]+(?:[A-Za-z]+|[0-9]+))+[._/\-]*")
 _LONG_VALUE = 16  # characters; a shorter value must hold small and capital letters and digits
 
 
@@ -199,18 +205,17 @@ def _value(match: re.Match[str], linked: bool) -> Iterator[Found]:
 def _looks_random(value: str, linked: bool) -> bool:
     """Letters and digits mixed, with the entropy of a random string: not an identifier, a path or a repeated filler."""
     digits, small = sum(c.isdigit() for c in value), any(c.islower() for c in value)
-    capital = any(c.isupper() for c in value)
+    capital, long = any(c.isupper() for c in value), len(value) >= _LONG_VALUE
     if not digits:
         # Without digits only what changes its case as often as chance does: words of `camelCase` do less.
         changes = sum(one.islower() != other.islower() for one, other in itertools.pairwise(value))
-        return value.isalpha() and len(value) >= _LONG_VALUE and changes >= _MOST_CHANGES * len(value)
-    if not (small or capital):
+        return value.isalpha() and long and changes >= _MOST_CHANGES * len(value)
+    if not (small or capital) or _IDENTIFIER.fullmatch(value):
         return False
-    if len(value) < _LONG_VALUE or not linked:
-        if not (small and capital) or digits < 2 or "." in value or "/" in value:
-            return False
-        if len(value) < _LONG_VALUE and not linked:
-            return False
+    if not linked and (not value.isalnum() or len(value) < _LONG_BARE_VALUE):
+        return False
+    if not long and (not (small and capital) or digits < _FEWEST_DIGITS or "." in value or "/" in value):
+        return False
     counts = Counter(value)
     bits = -sum(n / len(value) * math.log2(n / len(value)) for n in counts.values())
-    return bits >= (_FEWEST_BITS if len(value) >= _LONG_VALUE else math.log2(len(value)) - 0.5)
+    return bits >= (_FEWEST_BITS if long else math.log2(len(value)) - 0.5)
