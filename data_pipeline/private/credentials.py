@@ -15,6 +15,8 @@ NEEDLES = ("://", "@")
 _STAND_INS = frozenset((
     "password", "passwd", "passwort", "pass", "pw", "pwd", "secret", "mypassword", "yourpassword", "your_password",
     "your-password", "token",
+    "contraseña", "contrasena", "motdepasse", "mot_de_passe", "kennwort", "senha", "wachtwoord",
+    "hasło", "haslo", "пароль", "密码", "パスワード", "비밀번호",
 ))  # fmt: skip
 
 

@@ -28,6 +28,7 @@ _LABELS = frozenset((
     "ruf", "ara", "arayın", "reach", "reached",
 ))  # fmt: skip
 _STEMS = (
+    "tel_",
     "tele", "télé", "telé", "phone", "mobi", "mobil", "móvi", "móvei", "cellph", "cellul", "celul", "hotline",
     "helpline", "whatsapp",
     "contact", "kontakt", "contatt", "contat", "voicemail", "anruf", "rufnummer", "durchwahl", "erreich", "festnetz",
@@ -38,6 +39,7 @@ _STEMS = (
     "الهاتف", "جوال", "تلفن",
     "موبایل", "موبايل", "फ", "मोबाइल", "ফোন",
 )  # fmt: skip
+_KEYS = ("_phone", "_tel", "_mobile", "_fax")  # of tables and forms
 # In scripts without blanks between words, and signs.
 _UNSPACED = ("โทร", "电话", "電話", "手机", "手機", "传真", "传眞", "联系", "致电", "拨打", "携帯", "ファックス",
 "連絡",
@@ -50,9 +52,10 @@ _UNSPACED = ("โทร", "电话", "電話", "手机", "手機", "传真", "传
 _PLACES = re.compile(
     r"(?i)\b(?:home|work|office|direct|private?|privat|büro|bureau|domicile|casa|ufficio|oficina|p|t|m|f|w|h)\.?:\s?$"
 )
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d](?:[\w]*[^\W\d_])?")  # `once_cell` is no `cell`
 _LABEL_REACH = 32  # characters from the begin of the announcement to the number
 # Numbers of other things, which the word `number` alone would announce.
+_DATE = re.compile(r"(?:19|20)[0-9]{2}-(?:0[1-9]|1[0-2])-[0-3][0-9](?![0-9])")
 _OTHERS = re.compile(
     r"(?i)\b(?:account|customer|client|member|policy|claim|employee|student|registration|licen[cs]e|confirmation|document|file"
     r"|record|routing|vat|port|line|page|magic|sequence|random|telegram id|chat|kunden|konto|vertrags|mitglieds)"
@@ -99,7 +102,6 @@ _SHAPES = {
     "hi": re.compile(r"[6-9][0-9]{4}[ \-][0-9]{5}|[6-9][0-9]{9}"),
     "pl": re.compile(r"[4-8][0-9]{2}-[0-9]{3}-[0-9]{3}|\(?[1-9][0-9]\)? [0-9]{3}[ \-][0-9]{2}[ \-][0-9]{2}"),
     "ko": re.compile(r"01[016789][0-9]{7,8}|1[5-8][0-9]{2}-[0-9]{4}"),
-    "en": re.compile(r"[6-9][0-9]{4} [0-9]{5}"),
 }  # fmt: skip
 # A bare row of digits after a zero: of mobile telephones in the largest countries of the language.
 _HOME = 2
@@ -194,6 +196,7 @@ def _parts(gap: str) -> bool:
     signs = gap.strip(" \t\n")
     return (
         "\t" in gap
+        or ("." in gap and " " in gap)
         or gap.count(" ") > 3
         or signs not in ("", "-", ".", "/", "(", ")", ")-", ")/", ").", "/(", "-(", ".(", ") (")
     )
@@ -240,8 +243,8 @@ def _national(text: str, groups: list[Group], first: int, language: Callable[[],
     plans = countries.of(language()) or _plans_of_shape(text, begin)
     for count in _counts(text, groups, first, MOST_DIGITS):
         end = groups[first + count - 1].end
-        if is_amount(text, begin, end):
-            return None, 0
+        if is_amount(text, begin, end) or _DATE.search(text, begin, end):
+            continue
         announced = label or _LABEL_AFTER.match(text, end)
         if not announced and (_embedded(text, groups, first, count) or not _shaped(text, begin, end, language())):
             continue
@@ -314,7 +317,7 @@ def _labelled(text: str, begin: int) -> bool:
     """Whether a word shortly before announces a telephone number, with no other number between."""
     front = before(text, begin, _LABEL_REACH)
     front = front[max(front.rfind("\n\n"), *(front.rfind(digit) for digit in "0123456789")) + 1 :]
-    if any(word in _LABELS or word.startswith(_STEMS) for word in _WORD.findall(front.lower())):
+    if any(word in _LABELS or word.startswith(_STEMS) or word.endswith(_KEYS) for word in _WORD.findall(front.lower())):
         return True
     return _PLACES.search(front) is not None or (not front.isascii() and any(map(front.__contains__, _UNSPACED)))
 

@@ -495,7 +495,7 @@ def _korean(rng: random.Random) -> str:
 NATIONAL: dict[str, tuple[Callable[[random.Random], str], str, tuple[str, ...], bool]] = {
     # maker, language of the document, sentences with a label, whether one without a label must be found too
     "us_ssn": (_ssn, "en", ("SSN: {}", "Social Security number {}", "her social security number is {}."), True),
-    "gb_nino": (_nino, "en", ("National Insurance number: {}", "NI no. {}", "NINO {}"), True),
+    "gb_nino": (_nino, "en", ("National Insurance number: {}", "NI no. {}", "NINO {}"), False),
     "de_steuer_id": (_steuer, "de", ("Steuer-ID: {}", "Steueridentifikationsnummer {}", "IdNr. {}"), True),
     "fr_nir": (_nir, "fr", ("Numéro de sécurité sociale : {}", "NIR {}", "n° de sécu : {}"), True),
     "es_dni": (_dni, "es", ("DNI: {}", "con NIF {} y domicilio", "NIE/DNI {}"), True),

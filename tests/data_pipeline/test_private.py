@@ -157,6 +157,8 @@ def test_random_values_given_to_secret_names_go(line: str) -> None:
         "ISBN 978-3-16-148410-0, order #4111111111, PN 415-555-2671, 1.234.567,89 EUR, $4,111,111",
         "See /text/shared/02/11160000.xhp, IMG_20230102030405.jpg, Boston, MA 02110-1301",
         "account number 4155552671, part no. 4155552671, order 415-555-2671, 12 345 678 EUR, 0306406152 as a book",
+        "a ST380021A disk, smb://usuario:contraseña@servidor/impresora, 0 2021-08-09 02:02 ./usr/",
+        "249. 3.249. once_cell\n    250. 3.250. one_sided_range, scan report for debian (192.168.122.57)",
         "4111 1111 1111 1112 fails, and so do DE89 3704 0044 0532 0130 01 and 12345678A",
     ],
 )
