@@ -19,7 +19,7 @@ from data_pipeline.private.page import Group, Page
 from data_pipeline.private.surroundings import before, joins, names_a_thing, stands_alone
 
 _ANY_ID = (
-    r"identi\w+|id(?: ?(?:no|nr|number|card|code))?|national\w*|citizen\w*|tax\w*|social|insurance|passport\w*"
+    r"identi\w+|id(?!=)(?: ?(?:no|nr|number|card|code))?|national\w*|citizen\w*|tax\w*|social|insurance|passport\w*"
     r"|personal\w*|civil|fiscal\w*"
     r"|resident\w*|steuer\w*|ausweis\w*|sozial\w*|versicherung\w*|sécurité sociale|sécu|identité|contribu\w+"
     r"|documento|identidad|seguro"

@@ -58,14 +58,15 @@ _LABEL_REACH = 32  # characters from the begin of the announcement to the number
 _DATE = re.compile(r"(?:19|20)[0-9]{2}-(?:0[1-9]|1[0-2])-[0-3][0-9](?![0-9])")
 _OTHERS = re.compile(
     r"(?i)\b(?:account|customer|client|member|policy|claim|employee|student|registration|licen[cs]e|confirmation|document|file"
-    r"|record|routing|vat|port|line|page|magic|sequence|random|telegram id|chat|kunden|konto|vertrags|mitglieds)"
+    r"|record|routing|vat|inode|port|line|page|magic|sequence|random|telegram id|chat|kunden|konto|vertrags|mitglieds)"
     r"[ -]?(?:no|nr|num|number|nummer|id)s?\b[\s.:#=]{0,4}(?:is |of )?$"
 )
 _LABEL_AFTER = re.compile(r"(?i)\s?[(\[](?:tel|phone|fax|mobile?|mobil|cell|office|home|work|direct|privat|handy)\b")
 # Dates, network addresses and American postal codes.
 _ELSE = re.compile(
     r"(?!0)[0-9]{1,3}(?:\.(?!0[0-9])[0-9]{1,3}){3}(?![.0-9])(?<!\.[0-9]{2}\.[0-9]{2}\.[0-9]{2})|[0-9]{5}-[0-9]{4}(?![\-0-9])"
-    r"|1[0-9]{3} ?-{1,2} ?[12][0-9]{3}(?![\-0-9])|(?:(?:19|20)[0-9]{2}([-./ ])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]"
+    r"|(?:1[0-9]|20)[0-9]{2} ?-{1,2} ?[12][0-9]{3}(?![\-0-9])|(?:(?:19|20)[0-9]{2}([-./ ])(?:0?[1-9]"
+    r"|1[0-2])\1(?:0?[1-9]"
     r"|[12][0-9]|3[01])(?![0-9])"
     r"|(?:0?[1-9]|[12][0-9]|3[01])([-./ ])(?:0?[1-9]|[12][0-9]|3[01])\2(?:19|20)[0-9]{2}(?![0-9]))"
 )
@@ -73,7 +74,8 @@ _EXTENSION = re.compile(
     r"(?i)(?:\s?,?\s?(?:ext\.?|extension|poste|int\.?|durchwahl|anexo)\s?:?\s?|\s?x)[0-9]{1,6}(?![\w])"
 )
 _AMERICAN = re.compile(
-    r"(?:1[ .\-]?)?(?:\([2-9][0-9]{2}\)[ .\-]{0,2}[0-9]{3}[ .\-][0-9]{4}|[2-9][0-9]{2}([ .\-])[0-9]{3}\1[0-9]{4})"
+    r"(?:1(?:[ .\-]|(?=\()))?(?:\([2-9][0-9]{2}\)[ .\-]{0,2}[0-9]{3}[ .\-][0-9]{4}"
+    r"|[2-9][0-9]{2}([ .\-])[0-9]{3}\1[0-9]{4})"
 )
 _AMERICAN_PLANS = ("US", "CA")
 
@@ -229,8 +231,10 @@ def _national(text: str, groups: list[Group], first: int, language: Callable[[],
         return None, 0
     if _OTHERS.search(before(text, begin)):
         return None, 0
+    count = sum(group.end <= american.end() for group in groups[first:]) if american else 0
+    if american and not label and " " in (american[1] or "") and _embedded(text, groups, first, count):
+        return None, 0
     if american and _ends(text, american.end()) and not is_amount(text, begin, american.end()):
-        count = sum(group.end <= american.end() for group in groups[first:])
         number = next(
             (one for plan in _AMERICAN_PLANS if (one := _parsed(american[0], plan)) is not None and _is_valid(one)),
             None,
@@ -316,6 +320,7 @@ def _shaped(text: str, begin: int, end: int, language: str) -> bool:
 def _labelled(text: str, begin: int) -> bool:
     """Whether a word shortly before announces a telephone number, with no other number between."""
     front = before(text, begin, _LABEL_REACH)
+    front = front.replace("number of", "")
     front = front[max(front.rfind("\n\n"), *(front.rfind(digit) for digit in "0123456789")) + 1 :]
     if any(word in _LABELS or word.startswith(_STEMS) or word.endswith(_KEYS) for word in _WORD.findall(front.lower())):
         return True

@@ -159,6 +159,8 @@ def test_random_values_given_to_secret_names_go(line: str) -> None:
         "account number 4155552671, part no. 4155552671, order 415-555-2671, 12 345 678 EUR, 0306406152 as a book",
         "a ST380021A disk, smb://usuario:contraseña@servidor/impresora, 0 2021-08-09 02:02 ./usr/",
         "249. 3.249. once_cell\n    250. 3.250. one_sided_range, scan report for debian (192.168.122.57)",
+        "Cell Objects\n(c) Copyright 2001-2026, geometry 1440 900 1440 32, inode number 4072121, 377 610 987 1597 2584",
+        "a large number of milliseconds such as 100000000, <Recursion on list with id=135143996>",
         "4111 1111 1111 1112 fails, and so do DE89 3704 0044 0532 0130 01 and 12345678A",
     ],
 )
