@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import curate, decontamination, dedup, loader, order, plan, restart, train
+from tests.bench import curate, decontamination, dedup, loader, order, plan, private, restart, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
     "loader": loader.bench,
     "order": order.bench,
     "plan": plan.bench,
+    "private": private.bench,
     "restart": restart.bench,
     "train": train.bench,
 }
