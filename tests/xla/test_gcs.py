@@ -92,7 +92,7 @@ def test_an_upload_that_breaks_off_leaves_no_object(gcs: LoopbackGcs) -> None:
         yield bytes(2**19)
         raise ValueError("the source")
 
-    with pytest.raises(OSError, match="ValueError: the source"):
+    with pytest.raises(ValueError, match=r"^the source$"):  # as it is: the bucket is not to blame
         checkpoint.open_store("gs://bucket/run").write("one", breaks())
     assert gcs.objects == {}
 
