@@ -45,7 +45,7 @@ class Spans:
 
 
 def match(index: Index, tokens: Tokens) -> Spans:
-    """Find every question and run of the index in a batch of documents."""
+    """Find every question and run of the index in a batch of documents, of some million characters at most."""
     table, how = characters(), index.method
     rows, scores, count = _match(
         tokens.text_C, tokens.texts_D1, table.kinds, table.folded, powers(),
