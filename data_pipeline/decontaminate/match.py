@@ -256,7 +256,8 @@ def _cluster(
                 begin = found if found < begin else begin
                 close = found + size if found + size > close else close
                 standing += 1
-                ending += g >= stop - tail
+                if g >= stop - tail:
+                    ending += 1
                 while direction == 1 and near + 1 < words and words_W1[near + 1] <= found:
                     near += 1
                 while direction == -1 and near > 0 and words_W1[near] > found:
