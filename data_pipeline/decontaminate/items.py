@@ -183,14 +183,18 @@ def _records(path: Path, rows: Rows = "by suffix") -> Iterator[tuple[str, Record
     elif kind in (".csv", ".tsv"):
         yield from _rows(path, text, "," if kind == ".csv" else "\t", header=rows != "no header")
     elif kind in (".txt", ".lst"):
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"line {number}", {"text": line.rstrip("\r")}
+        yield from _lines(text)
     else:
         raise ConfigError(
             f"{path}: items are read from .jsonl, .json, .csv, .tsv, .parquet, .arrow and .txt, also with .gz, .bz2 or "
             ".zst behind: convert the file, or correct the path"
         )
+
+
+def _lines(text: str) -> Iterator[tuple[str, Record]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"line {number}", {"text": line.rstrip("\r")}
 
 
 def _unpacked(path: Path, content: bytes, suffix: str) -> bytes:

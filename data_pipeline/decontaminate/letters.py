@@ -9,12 +9,16 @@ and `wellknown` hold the same letters.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 from numba import njit
 
 from data_pipeline.signals.characters import BLANK, IDEOGRAPH, SIGN
 from data_pipeline.signals.hashing import Array
 from data_pipeline.signals.tokens import mix
+
+Number: TypeAlias = "int | np.signedinteger[Any]"  # as compiled loops have them
 
 LONGEST = 1024  # letters of a stretch that is looked up
 
@@ -32,7 +36,7 @@ def powers() -> Array:
 
 
 @njit(cache=True, inline="always")
-def stretch(hashes_L1: Array, powers_L: Array, first: int, length: int) -> np.uint64:
+def stretch(hashes_L1: Array, powers_L: Array, first: Number, length: Number) -> np.uint64:
     """The hash of so many letters from one on."""
     return mix(hashes_L1[first + length] - hashes_L1[first] * powers_L[length])
 
@@ -51,7 +55,8 @@ def spell(
     joined      whether signs do not part words
     """
     letters, words, at = 0, 0, start
-    between, line_begins, ended, number = True, True, True, 0
+    between, line_begins, ended = True, True, True
+    number: Number = np.int64(0)
     hashes_L1[0] = 0
     while at < stop:
         character = text_C[at]
@@ -89,14 +94,14 @@ def spell(
 
 @njit(cache=True, inline="always")
 def _marker(
-    text_C: Array, start: int, at: int, stop: int, kinds: Array, ended: bool, number: int
-) -> tuple[int, int]:  # fmt: skip
+    text_C: Array, start: int, at: int, stop: int, kinds: Array, ended: bool, number: Number
+) -> tuple[int, Number]:  # fmt: skip
     """The characters of a number or letter that counts lines or choices, with the sign behind it; 0 where none is.
     And the number, else the one before."""
     if at > start and kinds[text_C[at - 1]] != BLANK and text_C[at - 1] not in _BEFORE_MARKERS:
         return 0, number
     end = at
-    digits, value = True, 0
+    digits, value = True, np.int64(0)
     while end < stop and end - at <= _LONGEST_NUMBER and kinds[text_C[end]] != BLANK and kinds[text_C[end]] != SIGN:
         digits = digits and _ZERO <= text_C[end] <= _NINE
         value = 10 * value + np.int64(text_C[end]) - _ZERO
@@ -111,7 +116,7 @@ def _marker(
 
 
 @njit(cache=True)
-def signed(text_C: Array, at: int, stop: int, kinds: Array, folded: Array, count: int) -> tuple[np.uint64, int]:
+def signed(text_C: Array, at: int, stop: int, kinds: Array, folded: Array, count: Number) -> tuple[np.uint64, int]:
     """The hash of so many characters from one on that are not blank, signs and all, and how many there were.
 
     Signs that mark a line (`> `, `* `) are left out.

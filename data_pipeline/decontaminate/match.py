@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from data_pipeline.decontaminate.index import Index
-from data_pipeline.decontaminate.letters import powers, signed, spell, stretch
+from data_pipeline.decontaminate.letters import Number, powers, signed, spell, stretch
 from data_pipeline.signals.characters import characters
 from data_pipeline.signals.hashing import Array, nonzero, place
 from data_pipeline.signals.tokens import Tokens
@@ -45,7 +45,7 @@ class Spans:
 
 
 def match(index: Index, tokens: Tokens) -> Spans:
-    """Find every question and run of the index in a batch of documents."""
+    """Find every question and run of the index in a batch of documents, of some million characters at most."""
     table, how = characters(), index.method
     rows, scores, count = _match(
         tokens.text_C, tokens.texts_D1, table.kinds, table.folded, powers(),
@@ -125,29 +125,29 @@ def _match(
                         np.int64(word_S[s]), grams_G, sizes_G, offsets_G, weights_G, weights_Q[q], need,
                         misses, tail,
                     )  # fmt: skip
-                    done_Q[q] = d
-                    until_Q[q] = max(w + 1, np.searchsorted(words_W1[:words], close))
+                    behind = np.searchsorted(words_W1[:words], close)  # words up to the end of the question
+                    done_Q[q], until_Q[q] = d, behind if behind > w else w + 1
                     if share < need - 1e-4:
                         continue
-                    before = np.searchsorted(words_W1[:words], begin)  # words before the question, and up to its end
-                    behind = np.searchsorted(words_W1[:words], close)
+                    before = np.searchsorted(words_W1[:words], begin)
                     bits = share * bits_Q[q]
                     items = items_Q1[q + 1] - items_Q1[q]
                     proven = bits >= alone and items < generic and not bare_Q[q]
                     named = 0
                     for t in range(items_Q1[q], items_Q1[q + 1]):
                         item = np.int64(items_T[t])
-                        best, answer_bits, from_, to = -1, 0.0, np.int64(-1), np.int64(-1)
+                        best, answer_bits, from_, to = np.int64(-1), 0.0, np.int64(-1), np.int64(-1)
                         for a in range(answers_I1[item], answers_I1[item + 1]):
                             if best >= 0 and (right_A[best] > right_A[a] or answer_bits >= bits_A[a]):
                                 continue
+                            far = 2 * np.int64(words_A[a])
                             left, right = _answer(
                                 hashes_L1, begins_L1, words_W1, words, letters, powers_L, before, behind,
-                                max(distance, 2 * np.int64(words_A[a])), grams_B[grams_A1[a] : grams_A1[a + 1]],
+                                far if far > distance else distance, grams_B[grams_A1[a] : grams_A1[a + 1]],
                                 sizes_B[grams_A1[a] : grams_A1[a + 1]], score,
                             )  # fmt: skip
                             if left >= 0:
-                                best, answer_bits, from_, to = a, bits_A[a], left, right
+                                best, answer_bits, from_, to = np.int64(a), bits_A[a], np.int64(left), np.int64(right)
                         enough = proven or (best >= 0 and bits + answer_bits >= together and not bare_Q[q])
                         if not enough and share > 0.999:
                             length = np.int64(length_T[t])
@@ -156,7 +156,7 @@ def _match(
                             last = grams_Q1[q + 1] - 1
                             signs = length - np.int64(offsets_G[last]) - np.int64(sizes_G[last])
                             enough = same and (
-                                (items >= generic and signs >= _SIGNS) or (bare_Q[q] and bits >= together)
+                                (items >= generic and signs >= _SIGNS) or (bare_Q[q] and bits + answer_bits >= together)
                             )
                         if not enough:
                             continue
@@ -220,16 +220,17 @@ def _doubled(rows: Array, scores: Array) -> tuple[Array, Array]:
 @njit(cache=True)
 def _cluster(
     hashes_L1: Array, begins_L1: Array, words_W1: Array, letters: int, words: int, w: int, powers_L: Array,
-    first: int, stop: int, seed: int, grams_G: Array, sizes_G: Array, offsets_G: Array, weights_G: Array, total: float,
-    need: float, misses: int, tail: int,
-) -> tuple[float, int, int]:  # fmt: skip
+    first: int, stop: int, seed: Number, grams_G: Array, sizes_G: Array, offsets_G: Array, weights_G: Array,
+    total: float, need: float, misses: int, tail: int,
+) -> tuple[float, Number, Number]:  # fmt: skip
     """How much of a question stands around a word, by weight; and its first letter, and that behind its last one.
 
     From the seed the grams are followed to the right and to the left: each is where the one before lets expect it, or
     some words further. Ends after so many misses in a row, and as soon as too much is missing to reach `need`.
     """
     spare = total * (1 - need) * (1 + 1e-6) + 1e-6  # what may be missing
-    begin, close = words_W1[w], words_W1[w]
+    begin: Number = words_W1[w]
+    close: Number = words_W1[w] + 1
     standing, ending = 0, 0  # grams found, and those of the end among them
     for direction in (1, -1):
         shift = words_W1[w] - np.int64(offsets_G[first + seed])  # of the question's letters in the text
@@ -237,7 +238,7 @@ def _cluster(
         g = first + seed if direction == 1 else first + seed - 1
         while first <= g < stop:
             size, hash_ = np.int64(sizes_G[g]), grams_G[g]
-            found = -1
+            found: Number = np.int64(-1)
             at = shift + np.int64(offsets_G[g])
             if size and _stands(hashes_L1, begins_L1, letters, powers_L, at, size, hash_, g == first, g == stop - 1):
                 found = at
@@ -252,9 +253,11 @@ def _cluster(
                         break
             if found >= 0:
                 shift, missed = found - np.int64(offsets_G[g]), 0
-                begin, close = min(begin, found), max(close, found + size)
+                begin = found if found < begin else begin
+                close = found + size if found + size > close else close
                 standing += 1
-                ending += g >= stop - tail
+                if g >= stop - tail:
+                    ending += 1
                 while direction == 1 and near + 1 < words and words_W1[near + 1] <= found:
                     near += 1
                 while direction == -1 and near > 0 and words_W1[near] > found:
@@ -267,21 +270,21 @@ def _cluster(
             g += direction
         while first <= g < stop:  # what lies behind the end of the cluster
             if spare < 0:
-                return 0.0, begin, max(close, words_W1[w] + 1)
+                return 0.0, begin, close
             g += direction
             if first <= g < stop:
                 spare -= weights_G[g]
     # By weight alone, what is not of a template would be enough of a question; by number, the template.
     if 2 * ending < min(tail, stop - first) or standing < need * (stop - first) - 1e-3:
-        return 0.0, begin, max(close, words_W1[w] + 1)
+        return 0.0, begin, close
     missing = total * (1 - need) * (1 + 1e-6) + 1e-6 - spare
     return max(0.0, 1 - missing / total) if total > 0 else 1.0, begin, close
 
 
 @njit(cache=True, inline="always")
 def _stands(
-    hashes_L1: Array, begins_L1: Array, letters: int, powers_L: Array, at: int, size: int, hash_: np.uint32,
-    is_first: bool, is_last: bool,
+    hashes_L1: Array, begins_L1: Array, letters: int, powers_L: Array, at: Number, size: Number,
+    hash_: np.uint32, is_first: bool, is_last: bool,
 ) -> bool:  # fmt: skip
     """Whether a gram stands at a letter; a question begins and ends with a word."""
     if at < 0 or at + size > letters:
@@ -293,9 +296,9 @@ def _stands(
 
 @njit(cache=True)
 def _answer(
-    hashes_L1: Array, begins_L1: Array, words_W1: Array, words: int, letters: int, powers_L: Array, before: int,
-    behind: int, distance: int, grams_B: Array, sizes_B: Array, score: float,
-) -> tuple[int, int]:  # fmt: skip
+    hashes_L1: Array, begins_L1: Array, words_W1: Array, words: int, letters: int, powers_L: Array, before: Number,
+    behind: Number, distance: Number, grams_B: Array, sizes_B: Array, score: float,
+) -> tuple[Number, Number]:  # fmt: skip
     """First letter of an answer near a question, and that behind its last; -1 where it is not there."""
     found, left, right = 0, np.int64(-1), np.int64(-1)
     for b in range(grams_B.size):
@@ -303,10 +306,9 @@ def _answer(
         if size == 0:
             continue
         for part in range(2):  # behind the question first
-            low = behind if part == 0 else max(0, before - distance)
-            high = min(words, behind + distance) if part == 0 else before
+            low, high = (behind, behind + distance) if part == 0 else (before - distance, before)
             place_ = np.int64(-1)
-            for word in range(low, high):
+            for word in range(max(0, int(low)), min(words, int(high))):
                 at = words_W1[word]
                 if at + size > letters:
                     break

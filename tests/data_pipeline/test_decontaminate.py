@@ -143,6 +143,33 @@ def test_a_question_that_anybody_may_ask_needs_an_answer() -> None:
         assert found(index, alone, answered) == [[], [item.name]]
 
 
+def test_a_passage_is_no_question() -> None:
+    """Texts that questions quote are public, and several questions share one: the end of the question must be there."""
+    passage = " ".join(item.forms[0] for item in invented(4, seed=9).items)
+    ends = (
+        "Which of the two left the river before the bridge fell, and who was paid?",
+        "How many crowns were never found?",
+    )
+    made = [Item("b", f"{n}", (f"{passage} {end}",)) for n, end in enumerate(ends)]
+    index = Index.build([Evaluation("b", {}, [*made, *invented().items], "")])
+    other = f"{passage} What would the ferryman have said of all that, had he been asked?"
+    assert found(index, passage, other, made[0].forms[0], made[1].forms[0]) == [[], [], ["0"], ["1"]]
+
+
+def test_signs_tell_where_letters_do_not() -> None:
+    """Sequences of brackets, of which many are asked for with the same words, and sums."""
+    draw = random.Random(8)
+    sequences = [" ".join(draw.choices("[](){}<>", k=12)) for _ in range(8)]
+    asked = [Item("b", f"{n}", (f"Continue the row so that all is closed: {row}",)) for n, row in enumerate(sequences)]
+    index = Index.build(
+        [Evaluation("b", {}, [*asked, Item("b", "sum", ("8 - 8 - (2 + 2) =",), ("-4",)), *invented().items], "")]
+    )
+    for n, row in enumerate(sequences):
+        assert found(index, f"Well. Continue the row\n> so that all is closed:\n> {row}\nThat is it.") == [[f"{n}"]]
+    assert found(index, "Continue the row so that all is closed: [ [ [ [ [ [ [ [ [ [ [ [") == [[]]
+    assert found(index, "Model 88 2 2 costs 4", "8 8 22 4", "8-8-(2+2)= -4") == [[], [], ["sum"]]
+
+
 _SIGNED = "Don't step on the well-known miller's toes 3.5 times, said U.S. law of that day in Tarn."
 _RESIGNED = (
     "dont step on the well known miller's toes 35 times, said U.S. law of that day in Tarn",

@@ -1,11 +1,11 @@
 """datatrove's n-gram decontaminator, 12-grams, on documents and items that a folder holds.
 
-    python tests/bench/peers/datatrove_ngrams.py FOLDER
+    python -P tests/bench/peers/datatrove_ngrams.py FOLDER
 
 FOLDER holds items.json, [{query, label}], and documents.json, [text]. Prints one line of JSON: {version, hits,
-seconds, built}. Its indexer asks for lighteval, whose tasks it could load, even where none is asked for; so its n-grams are
-taken from its own function and written in its own form. Query n-grams are on: by default it looks for those alone that
-hold a part of the answer.
+seconds, built}. Its indexer asks for lighteval, whose tasks it could load, even where none is asked for; so its n-grams
+are taken from its own function and written in its own form. Query n-grams are on: by default it looks for those alone
+that hold a part of the answer.
 """
 
 from __future__ import annotations
