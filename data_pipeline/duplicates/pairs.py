@@ -119,8 +119,8 @@ def _pair(keys: Array, contents: Array, documents: Array, first_new: np.uint64, 
         while end < keys.size and keys[end] == keys[begin]:
             end += 1
         # By content, then by number: the order in which they come is that of files.
-        members = documents[begin:end][np.argsort(documents[begin:end])]
         order = np.argsort(documents[begin:end])
+        members = documents[begin:end][order]
         by_content = np.argsort(contents[begin:end][order], kind="mergesort")
         firsts = np.empty(members.size, np.uint64)
         different = 0
