@@ -8,6 +8,7 @@ minhash   shingles, signatures, band keys and sketches of a batch of documents
 sketches  files of sketches, and the Jaccard similarity of two
 pairs     candidates that share a band, and which of them are similar
 clusters  connected components of similar documents
+ranks     which of several documents is preferred
 survivors which document of a cluster stays
 lines     lines and paragraphs of many documents
 earlier   what a later curation must know of this one

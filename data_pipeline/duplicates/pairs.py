@@ -4,7 +4,8 @@ Most documents of a bucket (those of one band key) are copies of one another, so
 apart first: each is paired with the first of them alone. Of different contents all are paired with all where they are
 few. In a larger bucket each is paired with the first HUBS and with the NEIGHBOURS before it, by a hash of the
 content: no one hub is similar to all, and what a bucket misses another band or `survivors.py` finds. So a bucket of n
-documents costs at most about 16 n pairs, and neither numbers nor ranges of documents matter.
+documents costs at most about 16 n pairs, and neither numbers nor ranges of documents matter. A task holds its largest
+bucket whole, 24 bytes a document.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def _pair(keys: Array, contents: Array, documents: Array, first_new: np.uint64, 
         while end < keys.size and keys[end] == keys[begin]:
             end += 1
         # By content, then by number: the order in which they come is that of files.
-        members = documents[begin:end][np.argsort(documents[begin:end])]
         order = np.argsort(documents[begin:end])
+        members = documents[begin:end][order]
         by_content = np.argsort(contents[begin:end][order], kind="mergesort")
         firsts = np.empty(members.size, np.uint64)
         different = 0
