@@ -60,16 +60,21 @@ def run(stage: Stage[Any], root: Path, engine: Engine, progress: Callable[[int, 
     """
     folder = root / stage.name
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.iterdir():
-        if left.suffix == ".attempt":
-            shutil.rmtree(left)
+    _remove_attempts(folder)
     waiting = [(number, task) for number, task in enumerate(stage.tasks) if not folder_of(folder, number).exists()]
     done = len(stage.tasks) - len(waiting)
     progress(done, len(stage.tasks))
     for _ in engine.run(functools.partial(_perform, stage.work, folder), waiting):
         done += 1
         progress(done, len(stage.tasks))
+    _remove_attempts(folder)  # of workers that were killed
     return [facts_of(folder, number) for number in range(len(stage.tasks))]
+
+
+def _remove_attempts(stage: Path) -> None:
+    """Those that are left when nobody is at work on the stage."""
+    for left in stage.glob("*.attempt"):
+        shutil.rmtree(left)
 
 
 def folder_of(stage: Path, number: int) -> Path:

@@ -76,7 +76,7 @@ def english(characters: int, longest: int) -> list[str]:
     """
     chosen: list[tuple[int, str]] = []
     share = _DRAWN * characters / _CORPUS_CHARACTERS
-    for document in _texts(_corpus()):
+    for document in every_text(_corpus()):
         key = order_key(document.id)
         if key < share * 2**64 and len(document.text) <= longest:
             text = repair(document.text)
