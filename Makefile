@@ -19,7 +19,7 @@ digest = $(shell cat $(1) | cat - <(echo $(CURDIR)) | sha256sum | cut -c1-16)
 stamp := .venv/.made-$(call digest,pyproject.toml constraints.txt)
 stamp_tpu := .venv-tpu/.made-$(call digest,pyproject.toml constraints-tpu.txt)
 stamp_formats := .venv-formats/.made-$(call digest,pyproject.toml tests/formats/constraints.txt)
-peers := litdata litgpt mosaicml-streaming
+peers := datatrove litdata litgpt mosaicml-streaming
 stamps_bench := $(foreach peer,$(peers),.venv-bench/$(peer)/.made-$(call digest,tests/bench/peers/$(peer).txt))
 
 help:
@@ -66,7 +66,7 @@ $(stamp_formats):
 # anything else asks for a torch.
 $(stamps_bench):
 	.ci/python -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet "$$(grep '^torch==' tests/bench/peers/$(notdir $(@D)).txt)"
+	{ grep '^torch==' tests/bench/peers/$(notdir $(@D)).txt || true; } | xargs -r $(@D)/bin/python -m pip install --quiet
 	$(@D)/bin/python -m pip install --quiet --requirement tests/bench/peers/$(notdir $(@D)).txt
 	rm -f $(@D)/.made-* && touch $@
 

@@ -55,7 +55,7 @@ def curate(job: Job) -> dict[str, Any]:
     inputs = _inputs(job.curate)
     if (manifest := _published(output, config, inputs)) is not None:
         return _summary(output, manifest, reused=True)
-    require("ftfy", "pycld2", "resiliparse", "fastwarc", "zstandard")
+    require("ftfy", "pycld2", "resiliparse", "fastwarc", "zstandard", "phonenumbers")
     with _workspace(output) as folder:
         manifest = _write(folder, job, config, inputs)
     return _summary(output, manifest, reused=False)

@@ -20,6 +20,11 @@ REASONS = {
     "empty": "no text",
     "language_uncertain": "no language is certain enough",
     "language_unwanted": "a language that was not asked for",
+    "private_items": "more personal data and secrets than a document may hold",
+    "blocked_url": "a page on a block list",
+    "blocked_domain": "a domain on a block list",
+    "blocked_text": "a text on a block list",
+    "prohibited": "what must not be stored: counted, and kept nowhere",
     "exact_duplicate": "the same text came before",
     "gopher_too_few_words": "Gopher: too few words",
     "gopher_too_many_words": "Gopher: too many words",
@@ -30,6 +35,19 @@ REASONS = {
     "gopher_ellipsis_lines": "Gopher: over 30 % of the lines end in an ellipsis",
     "gopher_alphabetic_words": "Gopher: under 80 % of the words hold a letter",
     "gopher_stop_words": "Gopher: fewer than two different stop words (English only)",
+}
+
+SCRUBBED = {
+    "key": "keys and secrets",
+    "credentials": "credentials in URLs",
+    "email": "e-mail addresses",
+    "iban": "bank account numbers",
+    "card": "payment card numbers",
+    "wallet": "wallet addresses",
+    "ipv6": "IPv6 addresses",
+    "ipv4": "IPv4 addresses",
+    "national_id": "national numbers",
+    "phone": "telephone numbers",
 }
 
 STYLE = """
@@ -59,8 +77,8 @@ def render(card: Mapping[str, Any]) -> str:
         f"<h1>Data card: {_text(card['name'])}</h1>",
         f"<p>{kept:,} of {read:,} documents kept, "
         f"{_size(counts['bytes_kept'])} of {_size(counts['bytes_in'])} of text. "
-        f"{counts['scrubbed']['emails']:,} e-mail addresses and {counts['scrubbed']['keys']:,} keys in the kept text "
-        f"were replaced by placeholders. Lineage <code>{_text(card['lineage'][:16])}</code>.</p>",
+        f"Replaced by placeholders in the kept text: {_scrubbed(counts['scrubbed'])}. "
+        f"Lineage <code>{_text(card['lineage'][:16])}</code>.</p>",
         "<h2>What was kept and why the rest was not</h2>",
         _table(
             ("outcome", "documents", "share"),
@@ -180,6 +198,11 @@ def _histogram(lengths: Mapping[str, int]) -> str:
         f"{''.join(bars)}</svg>"
         '<p class="soft">UTF-8 bytes of text, from the number below a bar up to its double.</p>'
     )
+
+
+def _scrubbed(counts: Mapping[str, int]) -> str:
+    """2 e-mail addresses, 1 key."""
+    return ", ".join(f"{count:,} {SCRUBBED[kind]}" for kind, count in counts.items() if count) or "nothing"
 
 
 def _power(size: int) -> str:

@@ -68,6 +68,7 @@ EXTRAS = {
     "resiliparse": "curate",
     "fastwarc": "curate",
     "zstandard": "curate",
+    "phonenumbers": "curate",
     "datasets": "hf",
 }
 

@@ -14,7 +14,8 @@ from data_pipeline.document import Record, Verdict
 from data_pipeline.extract import UnreadableError, decode, extract, repair
 from data_pipeline.filters import gopher
 from data_pipeline.language import identify
-from data_pipeline.scrub import scrub
+from data_pipeline.private.found import KINDS
+from data_pipeline.private.scrub import scrub
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ def judge(record: Record, rules: Rules) -> Verdict | None:
         signals={
             "language_confidence": confidence,
             **dataclasses.asdict(counted),
-            "emails": scrubbed.emails,
-            "keys": scrubbed.keys,
+            **{f"scrubbed_{kind}": scrubbed.counts.get(kind, 0) for kind in KINDS},
         },
         fingerprint=b"" if reason else fingerprint(text),
     )
@@ -84,7 +84,7 @@ def _rejected_text(record: Record) -> str:
 
 
 def _stated(record: Record) -> Record:
-    """The record without its content and without addresses or keys in what it states about itself."""
+    """The record without its content and without personal data or secrets in what it states about itself."""
     return replace(
         record,
         content="",

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipeline.private.found import KINDS
+
 SIGNALS = [
     ("language_confidence", pa.float32()),
     ("words", pa.int32()),
@@ -20,8 +22,7 @@ SIGNALS = [
     ("ellipsis_lines", pa.float32()),
     ("alphabetic_words", pa.float32()),
     ("stop_words", pa.int32()),
-    ("emails", pa.int32()),
-    ("keys", pa.int32()),
+    *((f"scrubbed_{kind}", pa.int32()) for kind in KINDS),
 ]
 KEPT = pa.schema(
     [

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_pipeline.private.found import KINDS
+
 SAMPLES = 5  # ids shown per outcome
 KEPT = "kept"
 
@@ -51,8 +53,7 @@ class Tally:
         self.licenses[row["license"] or "not stated"] += 1
         self.lengths[1 << (size.bit_length() - 1)] += 1
         self.quality[f"{row['quality']:.1f}"] += 1
-        self.scrubbed["emails"] += row["emails"]
-        self.scrubbed["keys"] += row["keys"]
+        self.scrubbed.update({kind: row[f"scrubbed_{kind}"] for kind in KINDS})
 
     def counts(self) -> dict[str, Any]:
         """Plain values for JSON, with sorted keys or by falling count."""
@@ -64,7 +65,7 @@ class Tally:
             "bytes_in": sum(one.bytes_in for one in sources),
             "bytes_kept": sum(one.bytes_kept for one in sources),
             "dropped": _falling(dropped),
-            "scrubbed": {"emails": self.scrubbed["emails"], "keys": self.scrubbed["keys"]},
+            "scrubbed": {kind: self.scrubbed[kind] for kind in KINDS},
             "sources": {
                 name: {
                     "documents_in": one.documents_in,

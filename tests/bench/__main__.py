@@ -13,14 +13,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import loader, order, plan, restart, train
+from tests.bench import curate, decontamination, dedup, loader, order, plan, private, restart, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
 BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
+    "curate": curate.bench,
+    "decontamination": decontamination.bench,
+    "dedup": dedup.bench,
     "loader": loader.bench,
     "order": order.bench,
     "plan": plan.bench,
+    "private": private.bench,
     "restart": restart.bench,
     "train": train.bench,
 }

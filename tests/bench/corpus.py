@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import zstandard
 
+from data_pipeline.extract import repair
+from data_pipeline.language import identify
 from data_pipeline.shards import order_key
 from data_pipeline.tokenizer import Tokenizer, train
 
@@ -34,6 +38,8 @@ VOCAB_SIZE = 16_384  # fits uint16, as the shards of most small vocabularies do
 _SAMPLE_BYTES = 8_000_000  # what the tokenizer is trained on: seconds, and pieces good enough for lengths to be real
 _SAMPLE_CHARACTERS = 20_000  # of one document, so that a few long ones do not make up the sample
 _AT_ONCE = 4000  # documents tokenised in one call
+_CORPUS_CHARACTERS, _DRAWN = 350e6, 3  # so many times what is asked for, as some is too long or not English
+_UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _VERSION = 1  # raise when equal settings give other files
 
 
@@ -62,6 +68,25 @@ def about(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "about.json").read_text())
 
 
+def english(characters: int, longest: int) -> list[str]:
+    """Repaired English documents of the corpus, so many characters together, in the order of a hash of their ids.
+
+    None is longer than `longest`. Documents with letters of scripts without blanks are left out: many pages of the
+    corpus are half translated.
+    """
+    chosen: list[tuple[int, str]] = []
+    share = _DRAWN * characters / _CORPUS_CHARACTERS
+    for document in every_text(_corpus()):
+        key = order_key(document.id)
+        if key < share * 2**64 and len(document.text) <= longest:
+            text = repair(document.text)
+            if text and identify(text)[0] == "en" and not _UNSPACED.search(text):
+                chosen.append((key, text))
+    texts = [text for _, text in sorted(chosen)]
+    ends = itertools.accumulate(map(len, texts))
+    return [text for text, end in zip(texts, ends, strict=True) if end <= characters]
+
+
 def _corpus() -> Path:
     name = os.environ.get("GEMCUTTER_CORPUS")
     if not name or not (Path(name) / "manifest.json").exists():
@@ -70,7 +95,7 @@ def _corpus() -> Path:
 
 
 def _write(corpus: Path, folder: Path) -> None:
-    texts = sorted(_texts(corpus), key=lambda text: order_key(text.id))
+    texts = sorted(every_text(corpus), key=lambda text: order_key(text.id))
     model = folder / "tokenizer.model"
     model.write_bytes(train(_sample(texts), VOCAB_SIZE))
     tokenizer = Tokenizer.load(model)
@@ -96,7 +121,8 @@ def _write(corpus: Path, folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(made, indent=2) + "\n")
 
 
-def _texts(corpus: Path) -> Iterator[Text]:
+def every_text(corpus: Path) -> Iterator[Text]:
+    """Every text of the corpus that is not blank."""
     for file in sorted((corpus / "text").glob("*.jsonl.zst")):
         with file.open("rb") as packed:
             stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed), 2**20)

@@ -250,16 +250,16 @@ def _prepare(contestant: Contestant, settings: Settings, made_by: Sequence[Path]
 def _read(contestant: Contestant, folder: Path, settings: Settings) -> dict[str, Any]:
     arguments = ["read", str(folder), str(settings.S), str(settings.B), str(settings.seconds)]
     arguments += [contestant.variant] if contestant.variant else []
-    with _one_core(settings.core):
-        output = run_python(contestant.python, ["-m", contestant.module, *arguments], _ONE_THREAD)
+    with one_core(settings.core):
+        output = run_python(contestant.python, ["-m", contestant.module, *arguments], ONE_THREAD)
     return json.loads(output.splitlines()[-1])
 
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS"), "1")
 
 
 @contextmanager
-def _one_core(core: int) -> Iterator[None]:
+def one_core(core: int) -> Iterator[None]:
     """Processes that are started here stay on one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})

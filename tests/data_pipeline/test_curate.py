@@ -103,7 +103,7 @@ def test_rows_have_the_columns_that_others_read(job: Job) -> None:
         "fr",
         "CC0-1.0",
     )
-    assert (second["source"], second["license"], second["emails"]) == ("local", "MIT", 1)
+    assert (second["source"], second["license"], second["scrubbed_email"]) == ("local", "MIT", 1)
     assert second["text"].endswith("Write to <EMAIL>.")
     assert last["url"] == "file:in/rows.jsonl#10"
     assert last["id"] == "local/" + hashlib.sha256(last["url"].encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from conf.schema import Job, Source
 from data_pipeline import data_card
 from data_pipeline.curate import curate
 from data_pipeline.filters import gopher
+from data_pipeline.private.found import KINDS
 from data_pipeline.tally import Tally
 
 TEXT = "The mill stands by the river, and people of {} come to have their grain ground there. "
@@ -99,12 +100,14 @@ def test_every_reason_is_explained() -> None:
     reasons = {*gopher.broken_rules(strict, 50, 100_000), *gopher.broken_rules(gopher.measure("a " * 9, "en"), 1, 2)}
     assert len(reasons) == 9
     assert reasons <= set(data_card.REASONS)
+    assert set(data_card.SCRUBBED) == set(KINDS)
 
 
 def test_long_tables_are_cut_with_a_sum() -> None:
     tally = Tally()
     for n in range(40):
-        row = {"id": str(n), "text": "x", "language": f"l{n:02}", "license": "", "quality": 1.0, "emails": 0, "keys": 0}
+        row = {"id": str(n), "text": "x", "language": f"l{n:02}", "license": "", "quality": 1.0}
+        row |= {f"scrubbed_{kind}": 0 for kind in KINDS}
         tally.add("s", row, "", 1)
     card = {"name": "n", "lineage": "0" * 64, "counts": tally.counts(), **tally.details(), "config": {}}
     assert "<td>10 others</td><td class=n>10</td><td class=n>25.0 %</td>" in data_card.render(card)

@@ -1,0 +1,88 @@
+"""Tasks on a Ray cluster that exists already: KubeRay, Ray on Slurm or on TPU VMs. The only file that knows Ray.
+
+Files go through a folder that all nodes see; through Ray go only the descriptions of tasks.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.exits import ConfigError, DataError
+
+_ROOMS = ("conf", "data_pipeline")
+_MOST_DEATHS = 3  # of workers or nodes that did the same task
+_ANSWER_SECONDS = 10.0
+_AHEAD = 2  # tasks for each core of the cluster that wait at Ray for their turn
+
+
+@dataclass(frozen=True)
+class Ray:
+    """The cluster at an address ("auto": the one that this machine belongs to)."""
+
+    address: str
+
+    def run(self, work: Callable[[tuple[int, Any]], int], tasks: Sequence[tuple[int, Any]]) -> Iterator[int]:
+        """See `Engine.run`. The cluster may grow and shrink meanwhile."""
+        import ray
+
+        here = Path(__file__).parents[2]
+        try:
+            _knock(self.address)
+            ray.init(
+                self.address,
+                runtime_env={"py_modules": [str(here / room) for room in _ROOMS]},
+                log_to_driver=False,
+                ignore_reinit_error=True,
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"curate.ray={self.address}: no Ray cluster answers there ({error}): start one (`ray start --head`), "
+                "name another, or use curate.engine=local"
+            ) from error
+        remote = ray.remote(num_cpus=1, max_retries=_MOST_DEATHS - 1)(work_on)
+        under_way: dict[Any, tuple[int, Any]] = {}
+        waiting = iter(tasks)
+        try:
+            while True:
+                room = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1))) - len(under_way)
+                for _, task in zip(range(room), waiting, strict=False):
+                    under_way[remote.remote(work, task)] = task
+                if not under_way:
+                    return
+                done, _ = ray.wait(list(under_way), num_returns=1)
+                for reference in done:
+                    task = under_way.pop(reference)
+                    yield _result(ray, reference, task)
+        finally:
+            for reference in under_way:
+                ray.cancel(reference, force=True)
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens there: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+
+
+def work_on(work: Callable[[tuple[int, Any]], int], task: tuple[int, Any]) -> int:
+    """What runs on the cluster."""
+    return work(task)
+
+
+def _result(ray: Any, reference: Any, task: tuple[int, Any]) -> int:
+    try:
+        number: int = ray.get(reference)
+        return number
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None  # as it was raised there
+    except ray.exceptions.RayError as error:
+        raise DataError(
+            f"task {task[0]} ({task[1]}) ended {_MOST_DEATHS} Ray workers or nodes, most likely for want of memory "
+            f"({type(error).__name__}): give them more, or take out what it reads"
+        ) from error

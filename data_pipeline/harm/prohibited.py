@@ -1,0 +1,155 @@
+"""The category that must not be stored: sexual content about minors.
+
+No classifier is trained for it, as that would need such material. A document belongs to it where a word for a minor
+stands within a few words of a sexual one, or where a list of the user names its URL, its domain or the digest of its
+text (such lists come from IWF, NCMEC and the like). The rule is wide on purpose: news and advice are lost with it.
+
+Such a document is dropped and counted under `REASON`. Its text, id and URL are written nowhere: not among the removed
+documents, not in a log, not in a card. So all that is said here about one is yes or no.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from conf.exits import DataError
+from data_pipeline.harm.blocks import BlockList
+from data_pipeline.harm.words import ALLOWED, lists
+
+REASON = "prohibited"
+NEAR = 8  # words between the two at most
+
+# A word; in scripts without blanks each letter is one.
+_TOKEN = re.compile(
+    r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+    r"|[^\W_]+"
+)
+_ASCII_TOKEN = re.compile(r"[a-z0-9]+")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+# Terms for minors, by language. Not those that mean something else more often: `minor version`, `el menor`.
+MINORS = {
+    "en": "child, children, childs, kid, kids, minors, underage, preteen, preteens, toddler, schoolgirl, schoolboy",
+    "de": "kind, kinder, kindern, kindes, minderjährig, minderjährige, minderjährigen, schulmädchen, schuljunge",
+    "fr": "enfant, enfants, mineure, mineurs, mineures, fillette, fillettes, écolière, écolier",
+    "es": "niño, niña, niños, niñas, menor de edad, menores de edad, colegiala, colegial",
+    "it": "bambino, bambina, bambini, bambine, minorenne, minorenni, scolaretta",
+    "pt": "criança, crianças, menino, menina, meninos, meninas, menor de idade, menores de idade",
+    "nl": "kind, kinderen, minderjarig, minderjarige, minderjarigen, schoolmeisje",
+    "pl": "dziecko, dzieci, dziecka, nieletni, nieletnia, nieletnich, małoletni",
+    "ru": "ребенок, ребёнок, ребенка, ребёнка, дети, детей, несовершеннолетний, несовершеннолетняя",
+    "zh": "儿童, 幼童, 幼女, 未成年",
+    "ja": "児童, 子供, 幼女, 未成年, 小学生",
+    "ko": "아동, 어린이, 미성년자",
+}
+
+
+class Lexicon:
+    """Two sets of terms, of one or more words each; a term may be the SHA-256 of its normal form (`digest`)."""
+
+    def __init__(self, minors: Iterable[str], sexual: Iterable[str], near: int = NEAR) -> None:
+        self._minors, self._sexual, self._near = _Terms(minors), _Terms(sexual), near
+
+    @staticmethod
+    def packaged(language: str) -> Lexicon | None:
+        """Neutral terms for minors and the packaged word list of a language, for documents in it; None without both.
+
+        What is harmless in one language is on the list of another, so no text is held against all of them.
+        """
+        if language not in MINORS or language not in lists():
+            return None
+        allowed = ALLOWED.get(language, frozenset())
+        return Lexicon(MINORS[language].split(", "), (word for word in lists()[language] if word not in allowed))
+
+    @staticmethod
+    def read(path: Path) -> Lexicon:
+        """A file with a term a line behind `minor ` or `sexual `. Raises DataError, with file and line, else."""
+        terms: dict[str, list[str]] = {"minor": [], "sexual": []}
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"the lexicon {path} cannot be read ({type(error).__name__}): check the path") from None
+        for number, line in enumerate(lines, 1):
+            kind, _, term = line.strip().partition(" ")
+            if not kind or kind.startswith("#"):
+                continue
+            if kind not in terms or not _tokens(term):
+                raise DataError(f"{path}:{number} is not `minor TERM` or `sexual TERM`: mend or remove that line")
+            terms[kind].append(term)
+        return Lexicon(terms["minor"], terms["sexual"])
+
+    def holds(self, text: str) -> bool:
+        """Whether a word for a minor stands within `near` words of a sexual one."""
+        words = _tokens(text)
+        minors = self._minors.places(words)
+        if not minors:
+            return False
+        sexual = self._sexual.places(words)
+        at = 0
+        for place in minors:
+            while at < len(sexual) and sexual[at] < place - self._near - 1:
+                at += 1
+            if at < len(sexual) and sexual[at] <= place + self._near + 1:
+                return True
+        return False
+
+
+def is_prohibited(url: str, text: str, lexicon: Lexicon | None, listed: BlockList) -> bool:
+    """Whether a document must be dropped without a trace but its count."""
+    return bool(listed.reason(url, text)) or (lexicon is not None and lexicon.holds(text))
+
+
+def digest(term: str) -> str:
+    """SHA-256, in hex, of the words of a term in small letters (NFKC) with one blank between two."""
+    return hashlib.sha256(" ".join(_tokens(term)).encode()).hexdigest()
+
+
+class _Terms:
+    """Terms by their number of words, plain or as digests."""
+
+    def __init__(self, terms: Iterable[str]) -> None:
+        self._plain: dict[int, set[str]] = {}
+        self._hashed: set[str] = set()
+        for term in terms:
+            if _DIGEST.fullmatch(term.strip().lower()):
+                self._hashed.add(term.strip().lower())
+            elif words := _tokens(term):
+                self._plain.setdefault(len(words), set()).add(" ".join(words))
+        self._heads = {length: {term.split()[0] for term in plain} for length, plain in self._plain.items()}
+        self._lengths = sorted({*self._plain, *(_HASHED_WORDS if self._hashed else ())})
+
+    def places(self, words: Sequence[str]) -> list[int]:
+        """Where terms begin, in order."""
+        found: set[int] = set()
+        vocabulary = set(words)
+        for length in self._lengths:
+            plain = self._plain.get(length, set())
+            hashed = bool(self._hashed) and length in _HASHED_WORDS
+            if not hashed and vocabulary.isdisjoint(self._heads[length]):
+                continue
+            grams = words if length == 1 else [" ".join(words[n : n + length]) for n in range(len(words) - length + 1)]
+            present = plain.intersection(grams)
+            if hashed:
+                present |= {gram for gram in set(grams) if _hash(gram) in self._hashed}
+            if present:
+                found.update(n for n, gram in enumerate(grams) if gram in present)
+        return sorted(found)
+
+
+_HASHED_WORDS = (1, 2, 3)  # words of a term that is given as a digest: more would be many digests a text
+
+
+@lru_cache(1 << 16)
+def _hash(gram: str) -> str:
+    return hashlib.sha256(gram.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _tokens(text: str) -> list[str]:
+    if text.isascii():
+        return _ASCII_TOKEN.findall(text.lower())
+    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
