@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import zstandard
 
+from data_pipeline.classify.language import identify
 from data_pipeline.extract import repair
-from data_pipeline.language import identify
 from data_pipeline.shards import order_key
 from data_pipeline.tokenizer import Tokenizer, train
 
