@@ -30,7 +30,7 @@ Array: TypeAlias = npt.NDArray[Any]
 FORMAT = 1
 BITS = 20  # a million buckets: 4 MiB
 EPOCHS = 5
-RATE = 0.5  # of AdaGrad: what the first step of a feature adds to its number at most
+RATE = 4.0  # of AdaGrad: how far the first step of a feature leads
 _BASE = np.uint64(0x9FB21C651E98DF25)  # odd; other than that of words, so that a pair is no word
 
 

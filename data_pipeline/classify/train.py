@@ -30,7 +30,7 @@ FEWEST_HELD_OUT = 20  # documents of each kind, below which figures would mean n
 SHINGLE = 5  # words that must follow one another in two documents to be the same place
 MOST_SHARED = 0.5  # of the shingles of a document outside of training that may stand in it
 _PARTS = 10  # of ten documents one is held out and one calibrates
-_HELD_OUT, _CALIBRATION, _TRAINING = 0, 1, 2
+_EVEN = 0.5  # from this probability on, a document is told to be of the positive kind
 _BINS = 10  # of the calibration table
 _BATCH_CHARACTERS = 1 << 20
 _BASE = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -116,6 +116,27 @@ class _Lowest:
 
 
 @dataclass(frozen=True)
+class Split:
+    """The documents of a sample, tokenised in batches, and which of them are for what.
+
+    `repeated_D` are those outside of training that stand in it for the greater part: neither used nor measured.
+    """
+
+    documents: Sequence[Document]
+    tokens: Sequence[Tokens]
+    training_D: Array
+    calibration_D: Array
+    held_out_D: Array
+    repeated_D: Array
+    of_both_kinds: int
+
+    @property
+    def positive_D(self) -> npt.NDArray[np.bool_]:
+        """Which of the documents are of the positive kind."""
+        return np.array([document.positive for document in self.documents])
+
+
+@dataclass(frozen=True)
 class Trained:
     """A model and what the data card says about it."""
 
@@ -123,48 +144,51 @@ class Trained:
     report: dict[str, Any]
 
 
-def train(sample: Sample, *, bits: int = linear.BITS, epochs: int = linear.EPOCHS) -> Trained:
-    """Learn from eight of ten documents, make probabilities with the ninth, measure with the tenth.
+def split(sample: Sample) -> Split:
+    """Of ten documents, eight to learn from, one to make probabilities with, one to measure with.
 
     Documents that share two places drawn by hash go the same way, so copies that were edited a little stay together;
-    any that still shares more than half of its runs of five words with the training is neither used to measure nor to
-    make probabilities.
+    any that still shares more than half of its runs of five words with the training is left out of the other two.
     Raises ValueError where too few documents of a kind are there.
     """
     documents, both = sample.documents()
     if not documents:
         raise ValueError("no documents to train from: both kinds need some")
     tokens = [Tokens.of(batch) for batch in _by_size([document.text for document in documents])]
-    features_F, documents_D1 = _joined([linear.features(one, bits) for one in tokens])
-    positive_D = np.array([document.positive for document in documents])
-    parts_D = np.minimum(np.concatenate([_drawn(one) for one in tokens]) % np.uint64(_PARTS), np.uint64(_TRAINING))
-    parts_D = parts_D.astype(np.int64)
-    shingles_S, shingles_D1 = _joined([_shingles_of(one) for one in tokens])
-    training_D = parts_D == _TRAINING
-    repeated_D = _repeated(shingles_S, shingles_D1, training_D)
-    calibration_D = (parts_D == _CALIBRATION) & ~repeated_D
-    held_out_D = (parts_D == _HELD_OUT) & ~repeated_D
-    _check(positive_D, held_out_D, calibration_D)
+    parts_D = np.concatenate([_drawn(one) for one in tokens]) % np.uint64(_PARTS)
+    held_out_D, calibration_D, training_D = parts_D == 0, parts_D == 1, parts_D > 1
+    repeated_D = _repeated(*_joined([_shingles_of(one) for one in tokens]), training_D)
+    found = Split(
+        documents, tokens, training_D, calibration_D & ~repeated_D, held_out_D & ~repeated_D, repeated_D, both
+    )
+    _check(found)
+    return found
+
+
+def train(found: Split, *, bits: int = linear.BITS, epochs: int = linear.EPOCHS) -> Trained:
+    """Learn, calibrate and measure, each with its own part of the documents."""
+    positive_D = found.positive_D
+    features_F, documents_D1 = _joined([linear.features(one, bits) for one in found.tokens])
 
     def part(chosen_D: Array) -> tuple[Array, Array, Array]:
         return *_only(features_F, documents_D1, chosen_D), positive_D[chosen_D]
 
-    learned = linear.fit(*part(training_D), bits=bits, epochs=epochs)
-    features, begins, positives = part(calibration_D)
+    learned = linear.fit(*part(found.training_D), bits=bits, epochs=epochs)
+    features, begins, positives = part(found.calibration_D)
     slope, offset = calibrate(learned.margins(features, begins), positives)
     model = dataclasses.replace(learned, slope=slope, offset=offset)
-    features, begins, positives = part(held_out_D)
+    features, begins, positives = part(found.held_out_D)
     scores = linear.probabilities(model.margins(features, begins), slope, offset)
     report = {
         "documents": {
-            "training": _counts(positive_D, training_D),
-            "calibration": _counts(positive_D, calibration_D),
-            "held_out": _counts(positive_D, held_out_D),
-            "repeated": int(np.count_nonzero(repeated_D)),
-            "of_both_kinds": both,
+            "training": _counts(positive_D, found.training_D),
+            "calibration": _counts(positive_D, found.calibration_D),
+            "held_out": _counts(positive_D, found.held_out_D),
+            "repeated": int(np.count_nonzero(found.repeated_D)),
+            "of_both_kinds": found.of_both_kinds,
         },
-        "sources": _sources(documents, parts_D),
-        "characters": sum(len(document.text) for document in documents),
+        "sources": _sources(found, scores),
+        "characters": sum(len(document.text) for document in found.documents),
         "settings": {"buckets": 1 << bits, "epochs": epochs, "word_ngrams": 2},
         "model_bytes": len(model.dump()),
         "held_out": measure(scores, positives),
@@ -185,7 +209,7 @@ def calibrate(margins_D: Array, positive_D: Array) -> tuple[float, float]:
 
 def measure(scores_D: Array, positive_D: Array) -> dict[str, Any]:
     """How right the probabilities are: accuracy and AUC, what a threshold keeps, and the calibration table."""
-    accuracy = float(np.mean((scores_D >= 0.5) == positive_D))
+    accuracy = float(np.mean((scores_D >= _EVEN) == positive_D))
     majority = max(float(positive_D.mean()), 1 - float(positive_D.mean()))
     bins_D = np.minimum((scores_D * _BINS).astype(np.int64), _BINS - 1)
     table = []
@@ -259,15 +283,16 @@ def _drawn(tokens: Tokens) -> npt.NDArray[np.uint64]:
     return _places(*_shingles_of(tokens))
 
 
-def _check(positive_D: Array, held_out_D: Array, calibration_D: Array) -> None:
-    for name, chosen_D in (("to measure", held_out_D), ("to calibrate", calibration_D)):
+def _check(found: Split) -> None:
+    positive_D = found.positive_D
+    for name, chosen_D in (("to measure", found.held_out_D), ("to calibrate", found.calibration_D)):
         for kind, of_kind_D in (("positive", positive_D), ("negative", ~positive_D)):
             count = int(np.count_nonzero(chosen_D & of_kind_D))
             if count < FEWEST_HELD_OUT:
                 total = int(np.count_nonzero(of_kind_D))
                 raise ValueError(
                     f"{count} of {total} different {kind} documents are left {name}: at least {FEWEST_HELD_OUT} are "
-                    f"needed, about {2 * _PARTS * FEWEST_HELD_OUT} in all"
+                    f"needed, so about {2 * _PARTS * FEWEST_HELD_OUT} in all that are no copies of one another"
                 )
 
 
@@ -276,13 +301,18 @@ def _counts(positive_D: Array, chosen_D: Array) -> dict[str, int]:
     return {"positive": positives, "negative": int(np.count_nonzero(chosen_D)) - positives}
 
 
-def _sources(documents: Sequence[Document], parts_D: Array) -> list[dict[str, Any]]:
-    counts: dict[tuple[str, bool], list[int]] = {}
-    for document, part in zip(documents, parts_D.tolist(), strict=True):
-        counts.setdefault((document.source, document.positive), [0, 0, 0])[part] += 1
+def _sources(found: Split, scores_H: Array) -> list[dict[str, Any]]:
+    """A row for each source and kind: its documents, and how many of those held out were told rightly."""
+    rows: dict[tuple[str, bool], list[int]] = {}
+    for document in found.documents:
+        rows.setdefault((document.source, document.positive), [0, 0, 0])[0] += 1
+    for at, score in zip(np.flatnonzero(found.held_out_D).tolist(), scores_H.tolist(), strict=True):
+        row = rows[found.documents[at].source, found.documents[at].positive]
+        row[1] += 1
+        row[2] += int((score >= _EVEN) == found.documents[at].positive)
     return [
-        {"source": source, "positive": positive, "documents": sum(of_parts), "training": of_parts[_TRAINING]}
-        for (source, positive), of_parts in sorted(counts.items())
+        {"source": source, "positive": positive, "documents": documents, "held_out": held_out, "right": right}
+        for (source, positive), (documents, held_out, right) in sorted(rows.items())
     ]
 
 

@@ -37,9 +37,13 @@ def sampled(texts: list[tuple[str, bool]], most_characters: int = train.MOST_CHA
     return sample
 
 
+def split_of(texts: list[tuple[str, bool]]) -> train.Split:
+    return train.split(sampled(texts))
+
+
 @pytest.fixture(scope="module")
 def trained() -> train.Trained:
-    return train.train(sampled(documents(1200)), bits=BITS)
+    return train.train(split_of(documents(1200)), bits=BITS)
 
 
 def test_learns_and_measures_on_documents_it_never_saw(trained: train.Trained) -> None:
@@ -56,7 +60,7 @@ def test_scores_are_probabilities() -> None:
     """Where three of ten labels are wrong, no score is sure, and of documents that score alike such a share is."""
     rng = random.Random(3)
     noisy = [(text, positive if rng.random() < 0.7 else not positive) for text, positive in documents(6000, seed=3)]
-    held_out = train.train(sampled(noisy), bits=BITS).report["held_out"]
+    held_out = train.train(split_of(noisy), bits=BITS).report["held_out"]
     documents_of = sum(row["documents"] for row in held_out["calibration"])
     assert documents_of > 400
     assert held_out["calibration_error"] < 0.08
@@ -69,8 +73,8 @@ def test_same_bytes_in_another_process(trained: train.Trained) -> None:
     code = (
         "import hashlib\n"
         "from data_pipeline.classify import train\n"
-        "from tests.data_pipeline.test_classify import BITS, documents, sampled\n"
-        "print(hashlib.sha256(train.train(sampled(documents(1200)), bits=BITS).model.dump()).hexdigest())"
+        "from tests.data_pipeline.test_classify import BITS, documents, split_of\n"
+        "print(hashlib.sha256(train.train(split_of(documents(1200)), bits=BITS).model.dump()).hexdigest())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == hashlib.sha256(trained.model.dump()).hexdigest()
@@ -101,7 +105,7 @@ def test_copies_of_held_out_documents_are_not_learned_from() -> None:
             words = text.split()
             words[rng.randrange(len(words))] = rng.choice(VOCABULARY)
             copies.append((" ".join(words), positive))
-    report = train.train(sampled(copies), bits=18).report
+    report = train.train(split_of(copies), bits=18).report
     assert report["documents"]["repeated"] > 0
     assert report["held_out"]["auc"] < 0.75
 
@@ -128,7 +132,7 @@ def test_hostile_texts_have_a_score(trained: train.Trained) -> None:
 
 def test_hostile_texts_can_be_learned_from() -> None:
     texts = [*documents(1200), *((text, True) for text in HOSTILE)]
-    trained = train.train(sampled(texts), bits=BITS)
+    trained = train.train(split_of(texts), bits=BITS)
     assert np.isfinite(trained.model.weights_B).all()
 
 
@@ -141,7 +145,7 @@ def test_score_does_not_depend_on_the_batch(trained: train.Trained) -> None:
 
 def test_kinds_that_never_err_stay_finite() -> None:
     texts = [(f"good number{n} " * 5, True) for n in range(600)] + [(f"bad number{n} " * 5, False) for n in range(600)]
-    model = train.train(sampled(texts), bits=BITS).model
+    model = train.train(split_of(texts), bits=BITS).model
     scores = model.score(Tokens.of(["good", "bad"]))
     assert scores[0] > 0.95
     assert scores[1] < 0.05
@@ -149,9 +153,9 @@ def test_kinds_that_never_err_stay_finite() -> None:
 
 def test_too_few_documents_are_refused() -> None:
     with pytest.raises(ValueError, match="no documents"):
-        train.train(Sample())
+        train.split(Sample())
     with pytest.raises(ValueError, match=r"positive documents are left .* at least 20 are needed"):
-        train.train(sampled([*documents(40), *((text, False) for text, _ in documents(1200, seed=9))]))
+        train.train(split_of([*documents(40), *((text, False) for text, _ in documents(1200, seed=9))]))
 
 
 def test_save_and_load(trained: train.Trained, tmp_path: Path) -> None:
