@@ -13,11 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import curate, loader, order, plan, restart, train
+from tests.bench import classify, curate, loader, order, plan, restart, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
 BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
+    "classify": classify.bench,
     "curate": curate.bench,
     "loader": loader.bench,
     "order": order.bench,
