@@ -13,7 +13,10 @@ medians of the rounds.
 The two kinds differ in what they speak about as well as in how: the accuracy tells how well a classifier learns, not
 that it knows good writing. fastText runs with the settings of its tutorial, and with five times the epochs.
 
-REACHED
+Reached on 2 shared cores of an AMD EPYC, medians of 3 rounds: languages 0.977, CLD2's codes as they come 0.944. Of 799
+pieces held out ours tells 0.989 (AUC 0.9998) after 0.55 s of training, fastText 0.989 (0.9989) after 4.8 s, and 0.994
+(0.9994) with five times the epochs after 19.6 s. From text ours goes through 55 M characters a second, fastText 16 to
+19 M; from shared words, 480 M. The models have 4 MiB and 87 MiB.
 """
 
 from __future__ import annotations
@@ -110,7 +113,7 @@ def quality(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines))
         report.work[name] = {"pieces": len(rows), "positive": sum(one.positive for one in rows)}
     report.work |= {"piece": chosen.piece, "repeated": int(split.repeated_D.sum())}
-    found = _interleaved(folder, chosen.rounds, report)
+    found = interleaved(folder, chosen.rounds, report)
     for figure, key, lower in (
         ("quality, accuracy held out", "accuracy", False),
         ("quality, AUC held out", "auc", False),
@@ -132,7 +135,8 @@ def _pieces(source: str, size: int) -> Iterator[str]:
             yield from (text[at : at + size] for at in range(0, len(text), size))
 
 
-def _interleaved(folder: Path, rounds: int, report: Report) -> dict[str, list[dict[str, Any]]]:
+def interleaved(folder: Path, rounds: int, report: Report) -> dict[str, list[dict[str, Any]]]:
+    """What each contestant prints of each round; versions, and errors of those that break, go to the report."""
     console, core = Console(stderr=True), max(os.sched_getaffinity(0))
     found: dict[str, list[dict[str, Any]]] = {}
     for number in range(rounds):
