@@ -1,4 +1,4 @@
-"""A linear classifier over hashed words and pairs of words: the probability that a document is of the positive kind.
+"""A linear classifier over hashed words, pairs of words and pieces of words: how probably a document is of one kind.
 
 The model of fastText (Joulin et al. 2016, arXiv:1607.01759) for two classes: there, the mean of the vectors of all
 features goes through one more matrix, whose product with them is a single number a feature. Here that number is learned
@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from data_pipeline.signals.tokens import SPOKEN, Tokens, mix
+from data_pipeline.signals.characters import SIGN, characters
+from data_pipeline.signals.tokens import IDEOGRAPHIC, SPOKEN, Tokens, mix
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -40,10 +41,12 @@ class Linear:
 
     weights_B   float32, of the features that fall into a bucket
     bias, slope, offset   probability = sigmoid(slope * (bias + mean weight of the features) + offset)
+    subwords              whether pieces of words are features, too
     """
 
     weights_B: npt.NDArray[np.float32]
     bias: float
+    subwords: bool = False
     slope: float = 1.0
     offset: float = 0.0
 
@@ -58,12 +61,13 @@ class Linear:
 
     def score(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """The probability of each document, float32. Of a document without words it is that of the bias alone."""
-        margins_D = self.margins(*features(tokens, self.bits))
+        margins_D = self.margins(*features(tokens, self.bits, self.subwords))
         return probabilities(margins_D, self.slope, self.offset)
 
     def dump(self) -> bytes:
         """The model as an .npz file; equal models give equal bytes."""
-        head = {"format": FORMAT, "bias": self.bias, "slope": self.slope, "offset": self.offset}
+        numbers = {"bias": self.bias, "slope": self.slope, "offset": self.offset}
+        head = {"format": FORMAT, "subwords": self.subwords, **numbers}
         file = io.BytesIO()
         np.savez(file, head=np.frombuffer(json.dumps(head).encode(), np.uint8), weights=self.weights_B)
         return file.getvalue()
@@ -75,7 +79,8 @@ class Linear:
             with np.load(path, allow_pickle=False) as arrays:
                 head = json.loads(arrays["head"].tobytes())
                 weights_B = arrays["weights"]
-                format_, numbers = int(head["format"]), [float(head[key]) for key in ("bias", "slope", "offset")]
+                format_, subwords = int(head["format"]), bool(head["subwords"])
+                bias, slope, offset = (float(head[key]) for key in ("bias", "slope", "offset"))
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is no classifier of ours: {error}") from error
         if format_ > FORMAT:
@@ -83,43 +88,64 @@ class Linear:
         size = weights_B.size
         if weights_B.dtype != np.float32 or weights_B.ndim != 1 or size < 2 or size & (size - 1):
             raise ValueError(f"{path}: weights are {weights_B.dtype} {weights_B.shape}, not float32 of a power of two")
-        if not (np.isfinite(weights_B).all() and np.isfinite(numbers).all()):
+        if not (np.isfinite(weights_B).all() and np.isfinite([bias, slope, offset]).all()):
             raise ValueError(f"{path}: weights are not all finite")
-        return Linear(weights_B, *numbers)
+        return Linear(weights_B, bias, subwords, slope, offset)
 
 
-def features(tokens: Tokens, bits: int = BITS) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+def features(
+    tokens: Tokens, bits: int = BITS, subwords: bool = False
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
     """The bucket of each word, and of each pair of words that follow one another; where each document begins.
 
-    Words count without case and accents, and signs not at all. A letter of a script without blanks is a word.
+    Words count without case and accents, and signs not at all. A letter of a script without blanks is a word. With
+    `subwords` every run of 3, 4 or 5 letters of a word counts too, where begin and end of the word are letters: so
+    forms of a word that were never seen still say something. Of a word, the first 40 letters are looked at.
     """
-    features_F = np.empty(2 * tokens.folded_W.size, np.uint32)
+    spoken_W = tokens.kinds_W & SPOKEN != 0
+    most = 2 * int(np.count_nonzero(spoken_W))
+    if subwords:
+        lengths_W = np.minimum(tokens.ends_W - tokens.starts_W, _LONGEST_WORD) + 2
+        most += len(_RUNS) * int(lengths_W[spoken_W].sum(dtype=np.int64))
+    features_F = np.empty(most, np.uint32)
     documents_D1 = np.zeros(tokens.words_D1.size, np.int64)
-    _features(tokens.folded_W, tokens.kinds_W, tokens.words_D1, bits, features_F, documents_D1)
+    table = characters()
+    _features(
+        tokens.text_C, tokens.starts_W, tokens.ends_W, tokens.folded_W, tokens.kinds_W, tokens.words_D1, table.folded,
+        table.kinds, bits, subwords, features_F, documents_D1,
+    )  # fmt: skip
     return features_F[: documents_D1[-1]].copy(), documents_D1
 
 
 def fit(
-    features_F: Array, documents_D1: Array, positive_D: Array, *, bits: int = BITS, epochs: int = EPOCHS,
-    rate: float = RATE,
+    features_F: Array, documents_D1: Array, positive_D: Array, *, bits: int = BITS, subwords: bool = False,
+    epochs: int = EPOCHS, rate: float = RATE,
 ) -> Linear:  # fmt: skip
-    """Learn from documents, which are gone through in their order, `epochs` times. The two kinds weigh the same."""
+    """Learn from documents, which are gone through in their order, `epochs` times. The two kinds weigh the same.
+
+    `bits` and `subwords` say how the features were made. Raises ValueError where there is one kind only.
+    """
     weights_B, squares_B = np.zeros(1 << bits, np.float32), np.full(1 << bits, _FIRST_SQUARE, np.float32)
     positives = int(np.count_nonzero(positive_D))
     if not 0 < positives < positive_D.size:
         raise ValueError(f"{positives} of {positive_D.size} documents are positive: both kinds are needed")
     bias = _fit(features_F, documents_D1, positive_D, positives / positive_D.size, epochs, rate, weights_B, squares_B)
-    return Linear(weights_B, bias)
+    return Linear(weights_B, bias, subwords)
 
 
+_RUNS = (3, 4, 5)  # letters of a piece of a word
+_LONGEST_WORD = 40
+_BEGIN, _END = np.uint64(0x110000), np.uint64(0x110001)  # no code points
 _FIRST_SQUARE = np.float32(1e-12)
 
 
 @njit(cache=True)
 def _features(
-    folded_W: Array, kinds_W: Array, words_D1: Array, bits: int, features_F: Array, documents_D1: Array
-) -> None:
+    text_C: Array, starts_W: Array, ends_W: Array, folded_W: Array, kinds_W: Array, words_D1: Array, folded: Array,
+    kinds: Array, bits: int, subwords: bool, features_F: Array, documents_D1: Array,
+) -> None:  # fmt: skip
     shift = np.uint64(64 - bits)
+    letters = np.empty(_LONGEST_WORD + 2, np.uint64)
     count = 0
     for d in range(words_D1.size - 1):
         before, first = np.uint64(0), True
@@ -133,6 +159,24 @@ def _features(
                 features_F[count] = mix((before + np.uint64(1)) * _BASE + word) >> shift
                 count += 1
             before, first = word, False
+            if not subwords or kinds_W[w] & IDEOGRAPHIC:
+                continue
+            letters[0] = _BEGIN
+            length = 1
+            for at in range(starts_W[w], min(ends_W[w], starts_W[w] + _LONGEST_WORD)):
+                letter = folded[text_C[at]]
+                if kinds[text_C[at]] != SIGN and letter:
+                    letters[length] = letter
+                    length += 1
+            letters[length] = _END
+            length += 1
+            for begin in range(length):
+                run = np.uint64(0)
+                for at in range(begin, min(begin + _RUNS[-1], length)):
+                    run = (run + letters[at]) * _BASE
+                    if at - begin + 1 >= _RUNS[0]:
+                        features_F[count] = mix(run) >> shift
+                        count += 1
         documents_D1[d + 1] = count
 
 

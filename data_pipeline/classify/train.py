@@ -165,15 +165,19 @@ def split(sample: Sample) -> Split:
     return found
 
 
-def train(found: Split, *, bits: int = linear.BITS, epochs: int = linear.EPOCHS) -> Trained:
-    """Learn, calibrate and measure, each with its own part of the documents."""
+def train(found: Split, *, bits: int = linear.BITS, subwords: bool = False, epochs: int = linear.EPOCHS) -> Trained:
+    """Learn, calibrate and measure, each with its own part of the documents.
+
+    `subwords` (pieces of words) help where single words decide, in all their forms, as with what offends; where the
+    manner of a whole document does, words and pairs of them are enough, and several times as fast.
+    """
     positive_D = found.positive_D
-    features_F, documents_D1 = _joined([linear.features(one, bits) for one in found.tokens])
+    features_F, documents_D1 = _joined([linear.features(one, bits, subwords) for one in found.tokens])
 
     def part(chosen_D: Array) -> tuple[Array, Array, Array]:
         return *_only(features_F, documents_D1, chosen_D), positive_D[chosen_D]
 
-    learned = linear.fit(*part(found.training_D), bits=bits, epochs=epochs)
+    learned = linear.fit(*part(found.training_D), bits=bits, subwords=subwords, epochs=epochs)
     features, begins, positives = part(found.calibration_D)
     slope, offset = calibrate(learned.margins(features, begins), positives)
     model = dataclasses.replace(learned, slope=slope, offset=offset)
@@ -189,7 +193,7 @@ def train(found: Split, *, bits: int = linear.BITS, epochs: int = linear.EPOCHS)
         },
         "sources": _sources(found, scores),
         "characters": sum(len(document.text) for document in found.documents),
-        "settings": {"buckets": 1 << bits, "epochs": epochs, "word_ngrams": 2},
+        "settings": {"buckets": 1 << bits, "epochs": epochs, "word_ngrams": 2, "subwords": subwords},
         "model_bytes": len(model.dump()),
         "held_out": measure(scores, positives),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 import subprocess
@@ -121,13 +122,15 @@ def test_text_of_both_kinds_is_left_out(trained: train.Trained) -> None:
 HOSTILE = ["", " \n\t", "a", "!?.,;:()", "\x00\ufffd\U0010ffff", "=" * 1000, "ab" * 5_000_000, "ab " * 3_000_000]
 
 
-def test_hostile_texts_have_a_score(trained: train.Trained) -> None:
-    scores = trained.model.score(Tokens.of(HOSTILE))
+@pytest.mark.parametrize("subwords", [False, True])
+def test_hostile_texts_have_a_score(trained: train.Trained, subwords: bool) -> None:
+    model = dataclasses.replace(trained.model, subwords=subwords)
+    scores = model.score(Tokens.of(HOSTILE))
     assert scores.dtype == np.float32
     assert ((scores >= 0) & (scores <= 1)).all()
     without_words = scores[[0, 1, 3, 5]]
     assert (without_words == without_words[0]).all()
-    assert trained.model.score(Tokens.of([])).shape == (0,)
+    assert model.score(Tokens.of([])).shape == (0,)
 
 
 def test_hostile_texts_can_be_learned_from() -> None:
@@ -149,6 +152,26 @@ def test_kinds_that_never_err_stay_finite() -> None:
     scores = model.score(Tokens.of(["good", "bad"]))
     assert scores[0] > 0.95
     assert scores[1] < 0.05
+
+
+def test_subwords_know_forms_that_were_never_seen(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    stems = {True: ("hatt", "grumm"), False: ("lind", "warm")}
+
+    def phrase(positive: bool, endings: tuple[str, ...]) -> str:
+        filler = [rng.choice(VOCABULARY) for _ in range(9)]
+        return " ".join([*filler, rng.choice(stems[positive]) + rng.choice(endings)])
+
+    seen = [(phrase(n % 2 == 0, ("a", "ed", "ing", "ore")), n % 2 == 0) for n in range(3000)]
+    unseen = [(phrase(n % 2 == 0, ("ulous", "imi", "Ést")), n % 2 == 0) for n in range(1000)]
+    right = {}
+    for subwords in (False, True):
+        model = train.train(split_of(seen), bits=16, subwords=subwords).model
+        (tmp_path / "model.npz").write_bytes(model.dump())
+        scores = Linear.load(tmp_path / "model.npz").score(Tokens.of([text for text, _ in unseen]))
+        right[subwords] = np.mean((scores >= 0.5) == [positive for _, positive in unseen])
+    assert right[True] > 0.9
+    assert right[False] < 0.65
 
 
 def test_too_few_documents_are_refused() -> None:
