@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -113,12 +114,21 @@ def test_workers_of_a_pool_read_apart_and_leave_no_orphan() -> None:
     assert all(gone(child) for _, child, _ in done)
 
 
+def report_good(connection: Connection) -> None:
+    connection.send(read_good(1.0))
+    connection.recv()
+
+
 def test_a_daemonic_worker_reads_apart_and_its_child_dies_with_it() -> None:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:  # its workers are daemonic
-        worker, child, outcomes = pool.apply(read_good, (1.0,))
-        assert reasons(outcomes) == [""]
-        os.kill(worker, signal.SIGKILL)
-        assert gone(child)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=report_good, args=(theirs,), daemon=True)
+    worker.start()
+    _, child, outcomes = ours.recv()
+    assert reasons(outcomes) == [""]
+    worker.kill()
+    assert gone(child)
+    worker.join()
 
 
 def test_a_child_outlives_no_starter_that_was_killed() -> None:
