@@ -12,9 +12,10 @@ before anything is read. What is broken in a good file is yielded with its reaso
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from conf.exits import ConfigError
+from conf.exits import ConfigError, DataError
 from data_pipeline.document import Record
 from data_pipeline.sources import files, lines, parquet, warc
 from data_pipeline.sources.slices import LARGEST, SLICE_BYTES, Format, Slice
@@ -47,12 +48,22 @@ def format_of(path: Path) -> Format:
 
 def check(path: Path, text_field: str) -> None:
     """Raise ConfigError or DataError where a file is not what its name says, or has no such field."""
-    format_of(path).check(path, text_field)
+    with _readable(path):
+        format_of(path).check(path, text_field)
 
 
 def slices(path: Path, locator: str, slice_bytes: int = SLICE_BYTES) -> list[Slice]:
     """A file in pieces, in order, of about so many bytes where its format can be cut: plain JSON lines and Parquet."""
-    return format_of(path).slices(path, locator, slice_bytes)
+    with _readable(path):
+        return format_of(path).slices(path, locator, slice_bytes)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def records(slice: Slice, text_field: str, largest: int = LARGEST) -> Iterator[Record]:

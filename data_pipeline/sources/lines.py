@@ -65,7 +65,10 @@ def _gzip(file: BinaryIO, size: int) -> Iterator[bytes]:
     try:
         for data in _plain(file, size):
             while data:
-                member = member or zlib.decompressobj(zlib.MAX_WBITS | 16)
+                if member is None:
+                    if not (data := data.lstrip(b"\0")):  # zeros may fill a file up
+                        break
+                    member = zlib.decompressobj(zlib.MAX_WBITS | 16)
                 yield member.decompress(data, READ_BYTES)
                 if member.eof:
                     data, member = member.unused_data, None

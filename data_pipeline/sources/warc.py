@@ -74,7 +74,7 @@ def _records(slice: Slice, text_field: str, largest: int, every_kind: bool = Fal
             if not lost:
                 number, lost = number + 1, True
                 yield damaged(f"{slice.locator}#{number}")
-            start = last = _next_start(file, max(last, start) + 1, zipped)
+            start = _next_start(file, max(last, start) + 1, zipped)
 
 
 class _CutOffError(Exception):
@@ -85,11 +85,7 @@ def _ended(file: BinaryIO, start: int, zipped: bool) -> bool:
     """Whether a record that begins there and says to be empty may be so, or is cut off before it says its length."""
     here = file.tell()
     if zipped:
-        file.seek(start)
-        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        while not member.eof and (data := file.read(READ_BYTES)):
-            member.decompress(data)
-        ended = member.eof
+        ended = _members_end(file, start, most=1)
     else:
         file.seek(-1, os.SEEK_END)
         ended = file.read(1) == b"\n"
@@ -97,18 +93,28 @@ def _ended(file: BinaryIO, start: int, zipped: bool) -> bool:
     return ended
 
 
-def _members_end(file: BinaryIO, start: int) -> bool:
-    """Whether the gzip members from there on are whole. The reader takes the beginning of one for nothing."""
+def _members_end(file: BinaryIO, start: int, most: int | None = None) -> bool:
+    """Whether the gzip members from there on are whole, all or so many. The archive reader takes the beginning of one
+    for nothing."""
     file.seek(start)
     member = None
+    whole = 0
     while data := file.read(READ_BYTES):
         while data:
-            member = member or zlib.decompressobj(zlib.MAX_WBITS | 16)
+            if member is None:
+                if whole == most:
+                    break
+                member = zlib.decompressobj(zlib.MAX_WBITS | 16)
             try:
                 member.decompress(data, READ_BYTES)
             except zlib.error:
-                return not member.unused_data and not data.strip(b"\0")  # padding
-            data, member = (member.unused_data, None) if member.eof else (member.unconsumed_tail, member)
+                return False
+            if member.eof:
+                data, member, whole = member.unused_data, None, whole + 1
+            else:
+                data = member.unconsumed_tail
+        if whole == most:
+            break
     return member is None
 
 

@@ -160,6 +160,12 @@ def test_a_web_archive_is_read_on_behind_the_damage(tmp_path: Path, name: str, h
     assert reasons(path) == [(f"f#{number + 1}", "damaged" if number == hit else "") for number in range(6)]
 
 
+def test_zeros_that_fill_a_compressed_file_up_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(rows(TEXTS[:3])) + bytes(2_000_000))
+    assert reasons(path) == [("f#1", ""), ("f#2", ""), ("f#3", "")]
+
+
 def test_a_row_group_that_is_broken_costs_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     content = bytearray(parquet([f"{text}" for text in TEXTS[:30]], 10))
