@@ -46,7 +46,8 @@ def _trafilatura(html: str) -> str:
     """Barbaresi 2021. "" where it finds nothing, or cannot read the page."""
     import trafilatura
 
-    return trafilatura.extract(html.replace("\0", ""), include_comments=False) or ""
+    # `fast` leaves out its own second opinions, one of which is jusText.
+    return trafilatura.extract(html.replace("\0", ""), include_comments=False, fast=True) or ""
 
 
 def _justext(html: str) -> str:
