@@ -63,29 +63,37 @@ class Apart:
         """What became of each record, in their order.
 
         Reasons are `unreadable`, `extract_timeout`, `extract_memory` and `extract_crash`. A record at which a child
-        ended is tried again, first in a fresh one, unless it used up its time: neither what others left in the memory
+        ended is tried again, alone in a fresh one, unless it used up its time: neither what others left in the memory
         nor somebody who killed the child costs a record.
         """
         outcomes: dict[int, Outcome] = {}
-        for batch in _batches(records):
-            waiting = deque(batch)
-            again = False
-            while waiting:
-                try:
-                    child = self._running()
-                    child.ask([records[number] for number in waiting])
-                    while waiting:
-                        outcomes[waiting[0]] = child.answer(PATIENCE * self.seconds)
-                        waiting.popleft()
-                        again = False
-                except _DeadError as dead:
-                    self.close()
-                    if again or dead.final:
-                        outcomes[waiting.popleft()] = Outcome(None, dead.reason)
-                        again = False
-                    else:
-                        again = True
+        try:
+            for batch in _batches(records):
+                self._read_batch(records, batch, outcomes)
+        except BaseException:
+            self.close()  # else its late answers would be taken for those to other records
+            raise
         return [outcomes[number] if number in outcomes else read_here(record) for number, record in enumerate(records)]
+
+    def _read_batch(self, records: Sequence[Record], batch: Sequence[int], outcomes: dict[int, Outcome]) -> None:
+        waiting = deque(batch)
+        again = False  # whether the first that waits had its first try
+        while waiting:
+            asked = [waiting[0]] if again else list(waiting)  # alone: a child may end over what stands behind it, too
+            try:
+                child = self._running()
+                child.ask([records[number] for number in asked])
+                for number in asked:
+                    outcomes[number] = child.answer(PATIENCE * self.seconds)
+                    waiting.popleft()
+                    again = False
+            except _DeadError as dead:
+                self.close()
+                if again or dead.final:
+                    outcomes[waiting.popleft()] = Outcome(None, dead.reason)
+                    again = False
+                else:
+                    again = True
 
     def close(self) -> None:
         """End the child, if there is one; another starts when it is needed."""
@@ -123,9 +131,9 @@ def of_this_process(seconds: float = SECONDS, memory: int = MEMORY) -> Apart:
 
 @functools.cache
 def _of_process(process: int, seconds: float, memory: int) -> Apart:
-    del process  # a fork of ours has a child of its own
     apart = Apart(seconds, memory)
-    atexit.register(apart.close)
+    # A fork of ours inherits this, and has no right to our child.
+    atexit.register(lambda: apart.close() if os.getpid() == process else None)
     return apart
 
 

@@ -78,11 +78,16 @@ def test_what_is_read_apart_is_what_is_read_here(reader: Apart) -> None:
 
 @pytest.mark.parametrize(
     ("record", "seconds", "memory", "reason"),
-    [(DEEP, 0.3, 1 << 30, "extract_timeout"), (LARGE, 30.0, 64 << 20, "extract_memory")],
+    [
+        (DEEP, 0.3, 1 << 30, "extract_timeout"),
+        (LARGE, 30.0, 128 << 20, "extract_memory"),
+        (LARGE, 30.0, 32 << 20, "extract_memory"),  # not even the message fits
+    ],
 )
 def test_a_document_over_the_limits_is_dropped_with_its_reason_and_alone(
-    record: Record, seconds: float, memory: int, reason: str
+    monkeypatch: pytest.MonkeyPatch, record: Record, seconds: float, memory: int, reason: str
 ) -> None:
+    monkeypatch.setattr(apart, "PATIENCE", 1000)  # only the processor's time counts
     with closing(Apart(seconds, memory)) as reader:
         outcomes = reader.read_all([GOOD, record, GOOD])
     assert reasons(outcomes) == ["", reason, ""]
@@ -100,6 +105,19 @@ def test_a_killed_child_costs_no_document(reader: Apart) -> None:
     first = reader.read_all([GOOD])
     os.kill(child_of(os.getpid()), signal.SIGKILL)
     assert reader.read_all([GOOD, GOOD]) == [*first, *first]
+
+
+def test_answers_that_nobody_waited_for_are_not_given_to_others(reader: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = apart._Child.answer
+
+    def interrupted(self: apart._Child, seconds: float) -> Outcome:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(apart._Child, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reader.read_all([GOOD, GOOD])
+    monkeypatch.setattr(apart._Child, "answer", answer)
+    assert reader.read_all([BINARY, GOOD]) == [apart.read_here(BINARY), apart.read_here(GOOD)]
 
 
 def read_good(seconds: float) -> tuple[int, int, list[Outcome]]:
