@@ -82,6 +82,6 @@ def opened(slice: Slice) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise DataError(
-            f"{slice.path} cannot be read any more ({error.strerror or error}), in its slice {slice.begin} to {slice.end}: "
-            f"{remedy}"
+            f"{slice.path} cannot be read any more ({error.strerror or error}), in its slice {slice.begin} to "
+            f"{slice.end}: {remedy}"
         ) from error
