@@ -19,7 +19,7 @@ digest = $(shell cat $(1) | cat - <(echo $(CURDIR)) | sha256sum | cut -c1-16)
 stamp := .venv/.made-$(call digest,pyproject.toml constraints.txt)
 stamp_tpu := .venv-tpu/.made-$(call digest,pyproject.toml constraints-tpu.txt)
 stamp_formats := .venv-formats/.made-$(call digest,pyproject.toml tests/formats/constraints.txt)
-peers := datatrove litdata litgpt mosaicml-streaming
+peers := datatrove fasttext litdata litgpt mosaicml-streaming
 stamps_bench := $(foreach peer,$(peers),.venv-bench/$(peer)/.made-$(call digest,tests/bench/peers/$(peer).txt))
 
 help:

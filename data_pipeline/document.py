@@ -11,7 +11,7 @@ from typing import Literal
 
 from conf.exits import ConfigError
 
-# How the content of a record becomes text (see `extract.py`).
+# How the content of a record becomes text (see `extract/plain.py`).
 Form = Literal["text", "html", "docstrings", "metadata"]
 
 
@@ -66,6 +66,8 @@ EXTRAS = {
     "ftfy": "curate",
     "pycld2": "curate",
     "resiliparse": "curate",
+    "trafilatura": "curate",
+    "justext": "curate",
     "fastwarc": "curate",
     "zstandard": "curate",
     "phonenumbers": "curate",

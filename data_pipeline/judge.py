@@ -9,11 +9,11 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from data_pipeline.classify.language import identify
 from data_pipeline.dedup import fingerprint
 from data_pipeline.document import Record, Verdict
 from data_pipeline.extract import UnreadableError, decode, extract, repair
 from data_pipeline.filters import gopher
-from data_pipeline.language import identify
 from data_pipeline.private.found import KINDS
 from data_pipeline.private.scrub import scrub
 

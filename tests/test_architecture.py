@@ -42,7 +42,7 @@ OWNERS = {
 # import one at its head when nothing else imports that file at its own head.
 NEVER_AT_IMPORT = {
     "wandb", "torch_xla", "jax", "orbax", "keras", "keras_hub", "ray", "lm_eval", "transformers", "datasets",
-    "resiliparse", "fastwarc",
+    "resiliparse", "fastwarc", "trafilatura", "justext", "lxml",
 }  # fmt: skip
 
 

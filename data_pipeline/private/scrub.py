@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeAlias
 
-from data_pipeline.language import SAMPLED_CHARACTERS, UNKNOWN, identify
+from data_pipeline.classify.language import UNKNOWN, identify
 from data_pipeline.private import address, card, credentials, email, iban, national, phone, secret, wallet
 from data_pipeline.private.found import KINDS, Found
 from data_pipeline.private.needles import Needles
@@ -21,6 +21,7 @@ from data_pipeline.private.pseudonym import placeholder, pseudonym
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 # Characters that are looked at in one go: finders hold about ten bytes for each.
 LONGEST = 4_000_000
+_TELLING = 20_000  # first characters of a text, which say what language it is in
 _FEWEST_SURE = 0.5  # share of a text in its language that it must exceed to say anything about countries
 
 
@@ -116,7 +117,7 @@ def _language(text: str, language: str) -> Callable[[], str]:
     def known() -> str:
         if language and language != UNKNOWN:
             return language
-        code, share = identify(_CONTROLS.sub(" ", text[:SAMPLED_CHARACTERS]))
+        code, share = identify(_CONTROLS.sub(" ", text[:_TELLING]))
         return code if share > _FEWEST_SURE else UNKNOWN
 
     return known

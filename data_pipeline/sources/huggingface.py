@@ -8,7 +8,7 @@ from dataclasses import replace
 from conf.exits import ConfigError, DataError
 from conf.schema import Source
 from data_pipeline.document import Record, require
-from data_pipeline.sources.formats import record_of_row
+from data_pipeline.sources.rows import record_of_row
 
 
 def read(source: Source) -> Iterator[Record]:

@@ -1,10 +1,10 @@
-"""Files of this machine, named by globs. What is in them is `formats.py`'s concern."""
+"""Files of this machine, named by globs. What is in them is the formats' concern."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from conf.exits import ConfigError
 from conf.schema import Source
 from data_pipeline.document import Record
 from data_pipeline.sources import formats
+from data_pipeline.sources.slices import LARGEST, SLICE_BYTES, Slice
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,40 @@ def _above_first_wildcard(pattern: Path) -> Path:
     return next(folder for folder in pattern.parents if not glob.has_magic(str(folder))).parent
 
 
-def read(source: Source) -> Iterator[Record]:
-    """Records of every matched file. `url` is the file's unless the record states its own.
+def slices(source: Source, slice_bytes: int = SLICE_BYTES) -> list[Slice]:
+    """Every matched file in pieces, in order; a file without a record may have none.
 
-    Before the first record each file is looked into, so that a file that is not what its name says stops a long job at
-    its start. Raises ConfigError or DataError.
+    Each file is looked into, so that a file that is not what its name says stops a long job at its start. Raises
+    ConfigError or DataError.
     """
     found = files(source)
     for file in found:
         formats.check(file.path, source.text_field)
-    for file in found:
-        for record in formats.reader_of(file.path)(file.path, file.locator, source.text_field):
-            yield record if record.url else replace(record, url=record.locator)
+    return [slice_ for file in found for slice_ in formats.slices(file.path, file.locator, slice_bytes)]
+
+
+def tasks(slices: Sequence[Slice], task_bytes: int = SLICE_BYTES) -> list[tuple[Slice, ...]]:
+    """Neighbouring slices together until they have so many bytes, for sources of many small files."""
+    grouped: list[tuple[Slice, ...]] = []
+    group: list[Slice] = []
+    for slice_ in slices:
+        group.append(slice_)
+        if sum(one.bytes for one in group) >= task_bytes:
+            grouped.append(tuple(group))
+            group = []
+    return [*grouped, tuple(group)] if group else grouped
+
+
+def records(slice: Slice, text_field: str, largest: int = LARGEST) -> Iterator[Record]:
+    """The records of a slice. `url` is the file's and the record's place in it unless the record states its own."""
+    for record in formats.records(slice, text_field, largest):
+        yield record if record.url else replace(record, url=record.locator)
+
+
+def read(source: Source) -> Iterator[Record]:
+    """Records of every matched file. Raises ConfigError or DataError."""
+    for slice_ in slices(source):
+        yield from records(slice_, source.text_field)
 
 
 def fingerprint(source: Source) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import curate, decontamination, dedup, loader, order, plan, private, restart, train
+from tests.bench import classify, curate, decontamination, dedup, loader, order, plan, private, restart, train
 from tests.bench.report import Report
 
 RUNS = Path("runs/bench")
 BENCHES: dict[str, Callable[[Path, Sequence[str]], Report]] = {
+    "classify": classify.bench,
     "curate": curate.bench,
     "decontamination": decontamination.bench,
     "dedup": dedup.bench,

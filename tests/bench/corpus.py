@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import zstandard
 
+from data_pipeline.classify.language import identify
 from data_pipeline.extract import repair
-from data_pipeline.language import identify
 from data_pipeline.shards import order_key
 from data_pipeline.tokenizer import Tokenizer, train
 
@@ -49,11 +49,12 @@ class Text(NamedTuple):
     id: str
     source: str
     text: str
+    hint: str  # the language that its path states, or nothing
 
 
 def documents(runs: Path) -> Path:
     """The folder of documents, made if it is not there yet."""
-    corpus = _corpus()
+    corpus = root()
     key = [_VERSION, VOCAB_SIZE, _SAMPLE_BYTES, _SAMPLE_CHARACTERS, _digest(corpus / "manifest.json")]
     folder = runs / f"documents-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
     if not (folder / "about.json").exists():
@@ -76,7 +77,7 @@ def english(characters: int, longest: int) -> list[str]:
     """
     chosen: list[tuple[int, str]] = []
     share = _DRAWN * characters / _CORPUS_CHARACTERS
-    for document in every_text(_corpus()):
+    for document in every_text(root()):
         key = order_key(document.id)
         if key < share * 2**64 and len(document.text) <= longest:
             text = repair(document.text)
@@ -87,7 +88,8 @@ def english(characters: int, longest: int) -> list[str]:
     return [text for text, end in zip(texts, ends, strict=True) if end <= characters]
 
 
-def _corpus() -> Path:
+def root() -> Path:
+    """The corpus that GEMCUTTER_CORPUS names."""
     name = os.environ.get("GEMCUTTER_CORPUS")
     if not name or not (Path(name) / "manifest.json").exists():
         raise SystemExit(f"GEMCUTTER_CORPUS={name!r} is no corpus: set it to the folder with manifest.json and text/")
@@ -121,15 +123,20 @@ def _write(corpus: Path, folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(made, indent=2) + "\n")
 
 
-def every_text(corpus: Path) -> Iterator[Text]:
+def of_source(source: str) -> Iterator[Text]:
+    """The documents of one package that have a text."""
+    yield from every_text(root(), f"{source}.jsonl.zst")
+
+
+def every_text(corpus: Path, files: str = "*.jsonl.zst") -> Iterator[Text]:
     """Every text of the corpus that is not blank."""
-    for file in sorted((corpus / "text").glob("*.jsonl.zst")):
+    for file in sorted((corpus / "text").glob(files)):
         with file.open("rb") as packed:
             stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed), 2**20)
             for line in stream:  # bytes are split at \n alone; texts hold other line breaks
                 fields = json.loads(line)
                 if fields["text"].strip():
-                    yield Text(fields["id"], fields["source"], fields["text"])
+                    yield Text(fields["id"], fields["source"], fields["text"], fields["lang_hint"] or "")
 
 
 def _sample(texts: list[Text]) -> Iterator[str]:

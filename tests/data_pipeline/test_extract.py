@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.document import Record
-from data_pipeline.extract import UnreadableError, decode, docstrings, extract, long_description, repair
+from data_pipeline.extract import UnreadableError, decode, docstrings, extract, html, long_description, read, repair
+from data_pipeline.sources import formats
 
 
 def test_mojibake_is_repaired() -> None:
@@ -59,6 +66,89 @@ def test_html_gives_its_main_content_only() -> None:
     )
     text = extract(Record(page, "html", "x"))
     assert text == "Bread\n\nMix flour & water."
+
+
+SENTENCES = "A sentence of some length, about the weather of that day and of the next one, stands here. "
+MENU = "".join(f"<li><a href='/{n}'>Section number {n} of this site</a></li>" for n in range(60))
+
+
+def page(main: str) -> str:
+    return f"<html><body><nav><ul>{MENU}</ul></nav>{main}</body></html>"
+
+
+def opinions(monkeypatch: pytest.MonkeyPatch, first: str, trafilatura: str, justext: str) -> list[str]:
+    """Answers of extractors in place of theirs; returns the list of those that are asked."""
+    asked: list[str] = []
+
+    def answer(name: str, text: str) -> Callable[[str], str]:
+        def extractor(page: str) -> str:
+            asked.append(name)
+            return text
+
+        return extractor
+
+    monkeypatch.setattr(html, "_resiliparse", lambda page, main_content: first if main_content else "x" * 1000)
+    monkeypatch.setattr(html, "_trafilatura", answer("trafilatura", trafilatura))
+    monkeypatch.setattr(html, "_justext", answer("justext", justext))
+    return asked
+
+
+def test_second_opinions_are_asked_only_where_the_first_kept_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = opinions(monkeypatch, "f" * 200, "t" * 900, "j" * 900)
+    assert html.main_text("p" * 5000) == ("f" * 200, "resiliparse")
+    assert asked == []
+    asked = opinions(monkeypatch, "f" * 199, "t" * 900, "j" * 900)
+    assert html.main_text("p" * 5000) == ("t" * 900, "trafilatura")
+    assert asked == ["trafilatura", "justext"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "winner"),
+    [
+        ((100, 151, 151), "trafilatura"),
+        ((100, 151, 152), "justext"),
+        ((100, 150, 150), "resiliparse"),
+        ((0, 1, 0), "trafilatura"),
+        ((0, 0, 0), "resiliparse"),
+    ],
+)
+def test_the_longest_opinion_wins_where_it_found_clearly_more(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int], winner: str
+) -> None:
+    first, second, third = (letter * size for letter, size in zip("ftj", sizes, strict=True))
+    opinions(monkeypatch, first, second, third)
+    won = {"resiliparse": first, "trafilatura": second, "justext": third}[winner]
+    assert html.main_text("p" * 5000) == (won, winner)
+
+
+def test_a_page_that_the_first_extractor_takes_for_a_menu_is_not_lost() -> None:
+    """Its rules look at names: what is called a footer is none of the content to it."""
+    body = f"<div class='footer'><p>{SENTENCES * 5}</p><p>{SENTENCES * 4}</p></div>"
+    extracted = read(Record(page(body), "html", "x"))
+    assert extracted is not None
+    assert extracted.extractor in ("trafilatura", "justext")
+    assert extracted.text.count(SENTENCES.strip()) == 9
+    assert "Section number" not in extracted.text
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "\0", "\ud800", "<", "<!--", "<html>" * 50, "<?xml version='1.0' encoding='x'?>a", "&#0;&#xd800;"]
+)
+def test_every_extractor_takes_any_text_for_a_page(broken: str) -> None:
+    written = broken.encode("utf-8", "replace").decode()
+    for extractor in (html._trafilatura, html._justext):
+        assert isinstance(extractor(written), str)
+    read(Record(broken, "html", "x"))
+
+
+@pytest.mark.skipif("GEMCUTTER_CORPUS" not in os.environ, reason="GEMCUTTER_CORPUS names no corpus")
+def test_second_opinions_win_a_few_pages_of_a_real_crawl() -> None:
+    path = Path(os.environ["GEMCUTTER_CORPUS"]) / "html" / "pages-00001.warc.gz"
+    (whole,) = formats.slices(path, "f")
+    pages = itertools.islice(formats.records(whole, "text"), 150)
+    won = Counter(extracted.extractor for page in pages if (extracted := read(page)))
+    assert won["resiliparse"] > 130
+    assert 1 <= won["trafilatura"] + won["justext"] <= 15
 
 
 def test_binary_content_is_unreadable() -> None:
