@@ -141,9 +141,10 @@ def test_every_extractor_takes_any_text_for_a_page(broken: str) -> None:
     read(Record(broken, "html", "x"))
 
 
-@pytest.mark.skipif("GEMCUTTER_CORPUS" not in os.environ, reason="GEMCUTTER_CORPUS names no corpus")
 def test_second_opinions_win_a_few_pages_of_a_real_crawl() -> None:
-    path = Path(os.environ["GEMCUTTER_CORPUS"]) / "html" / "pages-00001.warc.gz"
+    path = Path(os.environ.get("GEMCUTTER_CORPUS", "no-corpus")) / "html" / "pages-00001.warc.gz"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
     (whole,) = formats.slices(path, "f")
     pages = itertools.islice(formats.records(whole, "text"), 150)
     won = Counter(extracted.extractor for page in pages if (extracted := read(page)))
