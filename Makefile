@@ -29,7 +29,7 @@ help:
 	@echo "make test-tpu   XLA tests on 4 virtual devices"
 	@echo "make test-formats  exports in Keras 3 and in the JAX package gemma"
 	@echo "make bench      figures beside those of peers, into runs/bench; NAME=loader for one of them"
-	@echo "make chaos      kills, stops, lost hosts and broken storage in real runs, into runs/chaos; NAME=kills for one of them"
+	@echo "make chaos      kills, stops, lost hosts and broken storage, into runs/chaos; NAME=kills for one of them"
 	@echo "make setup      .venv (the others do this themselves); make setup-tpu: .venv-tpu; make setup-bench: .venv-bench"
 	@echo "make setup-formats: .venv-formats"
 

@@ -123,7 +123,7 @@ def check(job: Job, kind: str = "train") -> list[str]:
 
 def _check_bucket(job: Job) -> list[str]:
     keys, bucket = job.checkpoint, checkpoint_bucket(job)
-    if keys.bucket is None or bucket is None:
+    if bucket is None:
         every = keys.bucket_every
         return (
             [] if every is None else [f"checkpoint.bucket_every={every} has no checkpoint.bucket to copy to: name one"]
@@ -267,7 +267,7 @@ def _check_hosts(job: Job) -> list[str]:
         endpoint = _ENDPOINT.fullmatch(rendezvous)
         if endpoint is None or not 0 < int(endpoint[1]) < 2**16:
             problems.append(f"launch.rendezvous={rendezvous} is not host:port, such as node-0:29400")
-        elif nodes > 1 and loops_back(rendezvous.rpartition(":")[0]):
+        elif nodes > 1 and _loops_back(rendezvous.rpartition(":")[0]):
             problems.append(
                 f"launch.rendezvous={rendezvous} is each host's own loopback, where none meets another: name the first "
                 "host as the others know it"
@@ -295,12 +295,13 @@ def _check_hosts(job: Job) -> list[str]:
     return problems
 
 
-def loops_back(host: str) -> bool:
+def _loops_back(host: str) -> bool:
     """Whether a name or address leads from each host to itself."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host.lower().removesuffix(".").endswith(("localhost", "localhost.localdomain", "ip6-loopback"))
+        name = host.lower().removesuffix(".")
+        return name in ("localhost", "localhost.localdomain", "ip6-loopback") or name.endswith(".localhost")
     return address.is_loopback or address.is_unspecified
 
 

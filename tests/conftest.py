@@ -6,6 +6,7 @@ import faulthandler
 import fnmatch
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -79,6 +80,7 @@ class LeftBehind:
     """
 
     MARK = "GEMCUTTER_TEST_SESSION"
+    SECONDS_TO_DIE = 10  # of what has just been killed
     SECONDS_TO_END = 60
 
     def __init__(self) -> None:
@@ -89,7 +91,10 @@ class LeftBehind:
 
     @pytest.hookimpl(trylast=True)  # after the fixtures of the session
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        for pid, command, test in self._processes():
+        deadline = time.monotonic() + self.SECONDS_TO_DIE
+        while (found := list(self._processes())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for pid, command, test in found:
             self.left.append(f"{test or 'no test'}: {pid} {command}")
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

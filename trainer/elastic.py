@@ -117,7 +117,7 @@ def _launch_together(
         except (RendezvousError, TimeoutError) as error:
             if children.seen():  # another host ended, and with it the place where they met
                 return most_severe([*children.codes(), LOST])
-            if isinstance(error, (RendezvousTimeoutError, TimeoutError)) or time.monotonic() > deadline:
+            if isinstance(error, RendezvousTimeoutError) or time.monotonic() > deadline:
                 raise ConfigError(
                     f"the hosts of launch.nodes={nodes} did not all meet at launch.rendezvous={rendezvous} within "
                     f"{JOIN_SECONDS} s ({type(error).__name__}): give the same command on each of them, and see that "

@@ -16,13 +16,13 @@ from types import TracebackType
 from conf import schema
 from conf.exits import DataError, DivergedError
 from trainer import checkpoint
+from trainer.anomaly.spikes import suspects
 from trainer.build import Parts
 from trainer.checkpoint import BrokenError, Folder, Holding, Index, Snapshot, Store
 from trainer.checkpoint.together import INCIDENTS, ElsewhereError, Task, Tasks, Together
 from trainer.report import Report, Stopwatch
 from trainer.run import Run
 
-_POLL = 1.0  # seconds a process waits for its own task before it shows the others that it is alive
 _FIRST_PAUSE = 1.0  # seconds before the last step of a run is tried again; doubled each time
 
 
@@ -79,7 +79,7 @@ class Saver:
     """Commits a run to `checkpoint.directory`, and copies what is committed there to `checkpoint.bucket`."""
 
     def __init__(self, job: schema.Job, run: Run, parts: Parts, report: Report, clock: Stopwatch) -> None:
-        self._keys, self._run, self._backend = job.checkpoint, run, parts.backend
+        self._job, self._keys, self._run, self._backend = job, job.checkpoint, run, parts.backend
         self._report, self._clock = report, clock
         self._directory = Place(parts.directory.checkpoints)
         self._bucket = None if parts.directory.bucket is None else Place(parts.directory.bucket)
@@ -88,7 +88,6 @@ class Saver:
         self._put_off = False
         self._copy_due = False  # whether the bucket is to get the next step that is committed
         self._wanted: int | None = None  # the step that the bucket is to get next
-        self._suspected = 2 * job.optim.max_skipped  # last steps, whose number of skipped ones may make the run go back
         self._leaving = False
 
     def __enter__(self) -> Saver:
@@ -186,7 +185,7 @@ class Saver:
 
     def _wait_for(self, place: Place) -> None:
         while place.work.busy:
-            place.work.wait(_POLL)
+            place.work.wait()
             begun = place.work.begun
             self._go_on(self._backend.agree(self.flags()))
             if place.work.begun > begun:  # on every process alike; and who gets on does not hang
@@ -273,8 +272,7 @@ class Saver:
     def _ways_back(self) -> list[int]:
         """Of each reason to go back the last step before it: what followed the last comparison of bits may be corrupt,
         and what followed the first of some skipped steps may be spoilt."""
-        skipped = [taken.step for taken in self._run.recent[-self._suspected :] if taken.skipped]
-        return [self._run.digested, *(step - 1 for step in skipped[:1])]
+        return [self._run.digested, *(taken.step - 1 for taken in suspects(self._job, self._run)[:1])]
 
     def _retain(self, place: Place, owed: Sequence[int], ways_back: Sequence[int]) -> None:
         """Remove old steps, but those owed and the newest ones that are no later than these ways back."""
@@ -292,9 +290,9 @@ class Saver:
             with suppress(OSError, DataError):
                 checkpoint.discard(place.store, step, attempt)
         elif not self._first and not isinstance(error, ElsewhereError):
-            with suppress(OSError):  # nobody reads any more, which is no reason to end
-                print(f"process {self._backend.processes.rank}: {error}", file=sys.stderr)
-        told = f"{place.store}/{checkpoint.step_name(step)}/{attempt} could not be written: {error}"
+            print(f"process {self._backend.processes.rank}: {error}", file=sys.stderr)
+        what = "is not as it was written" if isinstance(error, BrokenError) else "could not be written"
+        told = f"{place.store}/{checkpoint.step_name(step)}/{attempt} {what}: {error}"
         self._report.event("save_failed", step=step, place=str(place.store), error=told)
         if place.failed >= self._keys.max_failed:
             last_words = DataError(

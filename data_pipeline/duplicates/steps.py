@@ -75,7 +75,7 @@ def all_steps(task: Similar, folder: Path) -> dict[str, Any]:
         return [(one, work(task, one)) for task, one in zip(tasks, folders, strict=True)]
 
     found = _steps(task, do, RANGE_BYTES)
-    removed = np.concatenate([np.load(path) for path in found.removed])
+    removed = np.concatenate([np.load(path, allow_pickle=False) for path in found.removed])
     shutil.rmtree(inner)
     return survivors.write(folder, removed["key"], removed["survivor"])
 

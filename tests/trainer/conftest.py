@@ -30,6 +30,8 @@ from tests.trainer.nursery import Nursery
 from trainer import checkpoint
 from trainer.__main__ import main
 
+TRAIN = "tests.trainer.nursery:train"  # what processes of the nursery do unless told otherwise
+
 ROOT = Path(__file__).parents[2]
 
 # Two layers of width 64 and 12 rows a step: 1, 2, 3 and 4 processes can share them. One document a row leaves rows
@@ -236,9 +238,10 @@ class Lab:
     def _log(self, run_id: str) -> Path:
         return Path(self.environment["HOME"], f"{run_id}-{next(self.logs)}.log")
 
-    def end(self, run_id: str, *changes: str, processes: int = 1, work: str = "tests.trainer.nursery:train") -> Ended:
+    def end(self, run_id: str, *changes: str, processes: int = 1, work: str = TRAIN) -> Ended:
         """Train to the end, whatever it is, in processes that need not import anything, each of which does `work`."""
         if self.nursery is None:
+            assert work == TRAIN
             return self.start(run_id, *changes, processes=processes).wait()
         log = self._log(run_id)
         code = self.nursery.run(

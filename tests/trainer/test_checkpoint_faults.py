@@ -125,19 +125,19 @@ def test_a_commit_that_nobody_could_ask_for_counts_at_the_next_try(tmp_path: Pat
 def test_a_copy_says_which_of_two_places_failed(tmp_path: Path) -> None:
     """A disk that can no longer be read is not the bucket's fault."""
     save(Folder(tmp_path), 1, "attempt-1")
-    silent, bucket = FaultyStore(Folder(tmp_path)), shelf()
+    bucket = shelf()
 
-    class FallsSilent(FaultyStore):
+    class Failing(FaultyStore):
         def read(self, name: str, begin: int = 0, length: int | None = None) -> bytes:
             if name.endswith(".safetensors"):
                 raise OSError(5, "Input/output error")
             return super().read(name, begin, length)
 
-        def within(self, folder: str) -> FallsSilent:
-            return FallsSilent(self._store.within(folder))
+        def within(self, folder: str) -> Failing:
+            return Failing(self._store.within(folder))
 
     with pytest.raises(DataError, match=rf"^{tmp_path}/.*rank-00000\.safetensors cannot be reached \(OSError: .*Input"):
-        checkpoint.copy_payload(FallsSilent(silent), bucket, 1, "attempt-2", 0, PROCESSES)
+        checkpoint.copy_payload(Failing(Folder(tmp_path)), bucket, 1, "attempt-2", 0, PROCESSES)
     assert bucket.names() == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def test_initial_weights_do_not_depend_on_processes(mesh: str, tmp_path: Path, n
         arguments=[mesh],
     )
     assert code == 0, log.read_text()
-    found, loss = next(line.split() for line in log.read_text().splitlines() if len(line.split()[0]) == 64)
+    said = re.search(r"^([0-9a-f]{64}) (\S+)$", log.read_text(), re.MULTILINE)
+    assert said is not None
+    found, loss = said.groups()
     alone = small()
     init_weights(alone, seed=3)
     assert found == digest(dict(alone.state_dict()))

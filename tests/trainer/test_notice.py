@@ -168,10 +168,12 @@ def test_a_notice_that_one_host_gets_stops_all_and_says_why(lab) -> None:
             for rank, server in enumerate((calm, noticed))
         ]
         try:
-            while not run.lines:
+            deadline = time.monotonic() + 120
+            # Of each host two requests: one to know, one that waits.
+            while not run.lines or [len(server.requests) for server in (calm, noticed)] != [2, 2]:
                 assert all(host.poll() is None for host in hosts)
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
-            assert [len(server.requests) for server in (calm, noticed)] == [2, 2]  # one to know, one that waits
             noticed.say(maintenanceEvent="TERMINATE_ON_HOST_MAINTENANCE")
             assert [host.wait(timeout=60) for host in hosts] == [75, 75]
         finally:

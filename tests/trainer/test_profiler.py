@@ -82,7 +82,7 @@ def test_steps_beyond_the_end_trace_nothing(inside, lab) -> None:
 
 
 def test_the_writing_of_a_trace_is_no_step(inside, lab, monkeypatch) -> None:
-    seconds, export = 0.5, profile.export_chrome_trace
+    seconds, export = 2.0, profile.export_chrome_trace
 
     def slowly(self: profile, path: str) -> None:
         time.sleep(seconds)

@@ -152,7 +152,7 @@ def test_a_report_that_cannot_begin_is_told_to_all(lab) -> None:
 
 
 def test_the_end_of_an_upload_is_no_step(inside, lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = 0.3
+    seconds = 2.0
     monkeypatch.setattr(reporting, "open_tracker", lambda *_: News(lambda: time.sleep(seconds)))
     assert inside("uploads", "steps=2")[0] == 0
     *_, end, last = lab.run("uploads").events

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from conf.exits import DataError
+from conf.processes import speak_on
 from conf.schema import Job
 from tests.trainer.poisoned import poison
 from tests.trainer.threads import on_each
@@ -80,6 +81,15 @@ class Saves:
         """One step, as `fit` does it."""
         self.run.step += 1
         self.agree()
+
+    def save_beside_a_copy(self) -> None:
+        """Step 1 is committed and on its way to the bucket, and step 2 is being saved."""
+        self.step()
+        self.saver.save()
+        while self.saver.places[0].work.busy or not self.saver.places[1].work.busy:
+            self.agree()
+        self.step()
+        self.saver.save()
 
     def agree(self) -> None:
         time.sleep(0)  # a process of its own would not keep the threads that save from getting on
@@ -149,12 +159,7 @@ def test_a_bucket_that_is_given_up_ends_the_run_once_a_save_under_way_is_there(t
 
     def work(alone: Any) -> None:
         saves = Saves(alone, Place(disk, wait_at_2), Place(tmp_path / "bucket", refuse_late), every=1, max_failed=1)
-        saves.step()
-        saves.saver.save()
-        while saves.saver.places[0].work.busy or not saves.saver.places[1].work.busy:
-            saves.agree()
-        saves.step()
-        saves.saver.save()
+        saves.save_beside_a_copy()
         while saves.saver.places[1].failed == 0:
             saves.agree()
         saves.agree()  # it is given up, and step 2 still on its way
@@ -201,12 +206,7 @@ def test_the_last_step_is_committed_before_a_bucket_is_given_up(tmp_path: Path) 
 
     def work(alone: Any) -> None:
         saves = Saves(alone, Place(disk, wait_at_2), Place(tmp_path / "bucket", refuse_late), every=1, max_failed=1)
-        saves.step()
-        saves.saver.save()
-        while saves.saver.places[0].work.busy or not saves.saver.places[1].work.busy:
-            saves.agree()
-        saves.step()
-        saves.saver.save()
+        saves.save_beside_a_copy()
         saves.step()
         last.set()
         saves.saver.finish()
@@ -224,6 +224,7 @@ def test_a_process_that_cannot_say_what_failed_goes_on(tmp_path: Path, monkeypat
     reading, writing = os.pipe()
     os.close(reading)
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(io.FileIO(writing, "wb"), write_through=True))
+    speak_on()
 
     def work(process: Any) -> list[Any]:
         second = process.processes.rank == 1

@@ -160,7 +160,6 @@ def test_a_run_at_work_and_one_that_was_killed(lab) -> None:
     assert status.state == "died"
     assert status.cause == f"it said nothing more after step {run.lines[-1]['step']}: killed, or its host went down"
     again = lab.start("short", "steps=100000")
-    again.until(lambda: read_status(run.folder).state == "starting", "a claim")
     again.until(lambda: len([x for x in again.events if x["event"] == "start"]) == 2, "the second start")
     assert read_status(run.folder).state == "running"
     again.until(lambda: any(line["attempt"] == 2 for line in again.lines), "a step of the second attempt")

@@ -168,28 +168,29 @@ def test_a_single_process_that_stands_still_ends(slow) -> None:
 
 @pytest.fixture
 def slow_load(lab, alone, monkeypatch: pytest.MonkeyPatch):
-    """Goes on with a run whose checkpoint is slow to read, and ends where nothing moves for `DEADLINE` seconds."""
+    """Goes on with a run whose checkpoint is slow to read, and ends where nothing moves for so many seconds."""
 
-    def start(slow: str):
+    def start(slow: str, deadline: int):
         lab.copy(alone, "loading")
         path = f"{lab.environment['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"
         lab.environment = lab.environment | {"PYTHONPATH": path, "SLOW": slow}
-        return lab.start("loading", f"hang.start_seconds={DEADLINE}", "steps=21", launcher=("slow_load",)).wait()
+        return lab.start("loading", f"hang.start_seconds={deadline}", "steps=21", launcher=("slow_load",)).wait()
 
     return start
 
 
 def test_a_load_that_gets_on_is_no_hang(slow_load) -> None:
-    running = slow_load("0.12,inf")
+    deadline = 12  # to which all else that a start does has to keep, on a busy machine too
+    running = slow_load("0.25,inf", deadline)
     assert running.code == 0, running.said
     starts = [event for event in running.ledger if event["event"] == "start"]
     assert starts[-1]["step"] == 20
-    assert starts[-1]["spent"]["start"] > DEADLINE + 2
+    assert starts[-1]["spent"]["start"] > deadline + 2
 
 
 def test_a_load_that_stands_still_is_one_and_the_key_is_named(slow_load) -> None:
     began = time.monotonic()
-    running = slow_load("0,9")
+    running = slow_load("0,9", DEADLINE)
     assert running.code == 76, running.said
     assert f"s, and hang.start_seconds allows {DEADLINE}: " in running.said
     assert time.monotonic() - began < 60
@@ -198,12 +199,16 @@ def test_a_load_that_stands_still_is_one_and_the_key_is_named(slow_load) -> None
 def test_a_read_is_no_move_and_costs_no_second() -> None:
     """Moves are compared between processes, which read each as much as they hold."""
     clock, store = Stopwatch(), MemoryStore()
-    moves, since, spent = clock.moves, clock.since, sum(clock.seconds().values())
+    before, moves, since = time.monotonic(), clock.moves, clock.since
+    spent = sum(clock.seconds().values())
     began = time.monotonic()
     assert Reading(store, clock).within("step").read("COMMIT") == b"read"
+    ended = time.monotonic()
     assert (clock.moves, clock.activity) == (moves, "start")
-    assert clock.since >= began > since
-    assert sum(clock.seconds().values()) - spent == pytest.approx(time.monotonic() - began, abs=0.1)
+    assert ended >= clock.since >= began > since
+    passed = sum(clock.seconds().values()) - spent
+    assert ended - began <= passed + 1e-6
+    assert passed <= time.monotonic() - before + 1e-6
 
 
 class MemoryStore:

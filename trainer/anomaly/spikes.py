@@ -133,6 +133,11 @@ def wrong(taken: Taken, values: Mapping[str, float]) -> str:
     return ", ".join(high) or "a value at its limit"  # which is float32 on the device
 
 
+def suspects(job: schema.Job, run: Run) -> list[Taken]:
+    """The skipped ones among the last steps, of which too many make the run go back before the first of them."""
+    return [taken for taken in run.recent[-2 * job.optim.max_skipped :] if taken.skipped]
+
+
 def too_many(job: schema.Job, run: Run) -> tuple[int, str] | None:
     """The first of the last steps that are too many to go on, and why; None where they are not.
 
@@ -143,7 +148,7 @@ def too_many(job: schema.Job, run: Run) -> tuple[int, str] | None:
     if run.in_a_row >= most:
         why = f"as the last of {run.in_a_row} steps in a row (optim.max_skipped={most})"
         return last.step - run.in_a_row + 1, why
-    high = [taken for taken in run.recent[-2 * most :] if taken.skipped and taken.finite]
+    high = [taken for taken in suspects(job, run) if taken.finite]
     if last.skipped and len(high) > most:
         why = f"as one of {len(high)} among the last {2 * most} (more than optim.max_skipped={most})"
         return high[0].step, why

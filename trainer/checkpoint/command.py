@@ -26,7 +26,7 @@ from trainer.checkpoint.committed import (
     quarantined,
     step_name,
 )
-from trainer.checkpoint.newest import newest, steps_of
+from trainer.checkpoint.newest import newest, not_committed, steps_of
 from trainer.checkpoint.store import Patient, patient
 from trainer.run_directory import checkpoint_places, existing_run, flat, read_config
 
@@ -96,7 +96,7 @@ def _verify(stores: list[Patient], step: int | None, console: Console) -> int:
         return max(_verify_steps(store, committed_steps(store), console) for store in stores)
     have = [store for store in stores if step in committed_steps(store)]
     if not have:
-        newest(stores, step)  # which says why
+        raise not_committed(stores, step)
     return max(_verify_steps(store, [step], console) for store in have)
 
 

@@ -26,7 +26,7 @@ def steps_of(places: Sequence[Store | Path | str]) -> list[int]:
 
 def say_broken(step: int, reason: str) -> None:
     """Tell who only reads, on the terminal."""
-    print(f"gemcutter: step {step} is BROKEN and is passed over: {reason}", file=sys.stderr)
+    print(f"gemcutter: step {step} is BROKEN: {reason}", file=sys.stderr)
 
 
 def newest(
@@ -63,8 +63,12 @@ def newest(
         raise first
     if step is None:
         return None
-    said = [_said(store, step) for store in stores]
-    raise DataError("; and ".join(dict.fromkeys(said)))
+    raise not_committed(stores, step)
+
+
+def not_committed(stores: Sequence[Patient], step: int) -> DataError:
+    """That none of them has this step, and which ones they have."""
+    return DataError("; and ".join(dict.fromkeys(_said(store, step) for store in stores)))
 
 
 def _said(store: Patient, step: int) -> str:

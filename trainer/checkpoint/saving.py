@@ -45,7 +45,6 @@ from trainer.sharded import Parted
 
 Index = dict[str, Any]  # what one process wrote: files with bytes and sha256, parts, and tensors as a whole
 
-_POLL = 1.0  # seconds a process waits for its own task before it looks at the others
 _RANDOM_BITS = 48  # of an attempt's name: `Backend.agree` keeps whole numbers of up to 53
 
 
@@ -245,7 +244,7 @@ def save(
     work = Together()
     work.begin(tasks())
     while work.busy:
-        work.wait(_POLL)
+        work.wait()
         work.agreed(backend.agree(work.flags(rank)), size)
 
 

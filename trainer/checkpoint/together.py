@@ -22,6 +22,7 @@ class ElsewhereError(Exception):
     """Another process could not do its task."""
 
 
+_POLL = 1.0  # seconds a process waits for its own task before it shows the others that it is alive
 INCIDENTS = (OSError, DataError, ElsewhereError)  # what a save may fail with
 
 
@@ -48,10 +49,10 @@ class Together:
         self._tasks = tasks
         self._go_on(None)
 
-    def wait(self, seconds: float) -> None:
-        """Wait until this process has done its own task, but no longer."""
+    def wait(self) -> None:
+        """Wait until this process has done its own task, but no longer than the others may go without a word of it."""
         if self.task is not None:
-            concurrent.futures.wait([self.task], timeout=seconds)
+            concurrent.futures.wait([self.task], timeout=_POLL)
 
     def flags(self, rank: int) -> list[float]:
         """What this process adds to the agreement: has it done its task, could it not, and who is it then."""

@@ -25,7 +25,7 @@ class Children:
     """While entered, a child that is silent for longer than it said it may be is killed, and counts as hung.
 
         <local rank>        exit code that a child declares before it ends
-        <local rank>.beat   its process and how many seconds it may be silent, written anew once a second
+        <local rank>.beat   its process and how many seconds it may be silent, touched twice a second
 
     A process that is stopped, or holds the interpreter's lock for ever, cannot end itself.
     """

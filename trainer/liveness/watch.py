@@ -238,8 +238,7 @@ class Watch:
             if self._processes.size > 1:
                 declare(code)
         except Exception:  # noqa: BLE001  # this process ends in any case
-            with contextlib.suppress(OSError):  # nobody reads what it says
-                traceback.print_exc()
+            traceback.print_exc()
         finally:
             os._exit(code)  # the main thread stands where no exception reaches it
 

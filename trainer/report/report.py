@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -229,8 +229,7 @@ def _giving_way_to(error: BaseException | None) -> Iterator[None]:
         if error is None:
             raise
         if str(another) != str(error):
-            with suppress(OSError):  # nobody reads what is said
-                print(f"gemcutter train: {another}", file=sys.stderr, flush=True)
+            print(f"gemcutter train: {another}", file=sys.stderr, flush=True)
 
 
 def _finite(value: float) -> float | None:
