@@ -28,10 +28,7 @@ def read(source: Source) -> Iterator[Record]:
             f"curate.sources: the dataset {place} cannot be opened: {error}. Check dataset, config and split, and "
             "for a name on the Hub the connection; a local folder must exist and hold data files"
         ) from error
-    # A folder's own path is this machine's affair; its name is enough to tell rows apart.
-    name = (
-        source.dataset.rstrip("/").rsplit("/", 1)[-1] if source.dataset.startswith((".", "/", "~")) else source.dataset
-    )
+    name = shown(source.dataset)
     number = 0
     try:
         for row in rows:
@@ -51,3 +48,8 @@ def read(source: Source) -> Iterator[Record]:
             f"the dataset {place} cannot be read after row {number} ({detail}): nothing was written; mend its files, "
             "or start again where the connection failed"
         ) from error
+
+
+def shown(dataset: str) -> str:
+    """The name of a dataset in locators. A folder's own path is this machine's affair; its name tells rows apart."""
+    return dataset.rstrip("/").rsplit("/", 1)[-1] if dataset.startswith((".", "/", "~")) else dataset

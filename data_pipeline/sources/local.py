@@ -39,11 +39,20 @@ def files(source: Source) -> list[File]:
                 f"curate.sources: the glob {pattern!r} of source {source.name or source.kind!r} matches no file "
                 f"(working directory {Path.cwd()}): correct the glob or put the files there"
             )
-        above = _above_first_wildcard(expanded)
         for path in paths:
-            locator = path.relative_to(above).as_posix() if path.is_absolute() else path.as_posix()
+            locator = _below(_above_first_wildcard(expanded), path)
             matched.setdefault(path.resolve(), File(path, "file:" + locator.encode(errors="replace").decode()))
     return list(matched.values())
+
+
+def shown(pattern: str) -> str:
+    """A glob as locators show its files: free of this machine's folders."""
+    expanded = Path(pattern).expanduser()
+    return _below(_above_first_wildcard(expanded), expanded)
+
+
+def _below(above: Path, path: Path) -> str:
+    return path.relative_to(above).as_posix() if path.is_absolute() else path.as_posix()
 
 
 def _above_first_wildcard(pattern: Path) -> Path:
