@@ -22,12 +22,11 @@ from conf.exits import ConfigError, DataError
 from conf.schema import FORMAT, Curate, Job, Source
 from data_pipeline import data_card, parts
 from data_pipeline.dedup import ExactDuplicates
-from data_pipeline.document import Record, Verdict, require
+from data_pipeline.document import EXTRAS, Record, Verdict, require
 from data_pipeline.identifier import Identifiers
-from data_pipeline.judge import Rules, judge_all
 from data_pipeline.lock import locked
 from data_pipeline.pool import OrderedMap, ordered_map
-from data_pipeline.sources import SOURCES, label, local, origin
+from data_pipeline.sources import SOURCES, label, local, origin, without_folders
 from data_pipeline.tally import Tally
 
 KIND = "curated_text"
@@ -55,7 +54,7 @@ def curate(job: Job) -> dict[str, Any]:
     inputs = _inputs(job.curate)
     if (manifest := _published(output, config, inputs)) is not None:
         return _summary(output, manifest, reused=True)
-    require("ftfy", "pycld2", "resiliparse", "fastwarc", "zstandard", "phonenumbers")
+    require(*(module for module, extra in EXTRAS.items() if extra == "curate"))
     with _workspace(output) as folder:
         manifest = _write(folder, job, config, inputs)
     return _summary(output, manifest, reused=False)
@@ -189,7 +188,7 @@ def _write(folder: Path, job: Job, config: dict[str, Any], inputs: dict[str, Any
         "lineage": lineage,
         "counts": counts,
         **tally.details(),
-        "config": config,
+        "config": config | {"sources": [dataclasses.asdict(without_folders(source)) for source in job.curate.sources]},
     }
     manifest = {
         "format": FORMAT,
@@ -231,6 +230,8 @@ def _judged(curate: Curate) -> Iterator[tuple[Source, Verdict, dict[str, Any]]]:
 
 def _verdicts(source: Source, curate: Curate, over: OrderedMap) -> Iterator[Verdict]:
     """Verdicts on a source's records, until `limit_bytes` of text came."""
+    from data_pipeline.judge import Rules, judge_all  # its finders need the extra, which is asked for first
+
     rules = Rules(tuple(curate.languages), curate.language_confidence, curate.min_words, curate.max_words)
     taken = 0
     with closing(SOURCES[source.kind](source)) as records:  # type: ignore[type-var]

@@ -7,7 +7,7 @@ their text.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 MOST_ROWS = 30  # of a table; the rest is summed in one row
@@ -15,6 +15,8 @@ MOST_ROWS = 30  # of a table; the rest is summed in one row
 REASONS = {
     "unreadable": "not text, or not the format its name says",
     "broken_record": "a broken line or row in a good file",
+    "too_large": "larger than a document may be; it was not read",
+    "damaged": "a stretch of a file that cannot be read, or is missing at its end",
     "http_status": "the server answered with something else than 200",
     "content_type": "neither HTML nor plain text",
     "empty": "no text",
@@ -126,7 +128,7 @@ def render(card: Mapping[str, Any]) -> str:
             [(outcome, ", ".join(ids)) for outcome, ids in card["samples"].items()],
         ),
         "<h2>Configuration</h2>",
-        _table(("key", "value"), [(f"curate.{key}", repr(value)) for key, value in card["config"].items()]),
+        _table(("key", "value"), list(_keys(card["config"]))),
     ]
     title = _text(f"Data card: {card['name']}")
     return (
@@ -136,6 +138,19 @@ def render(card: Mapping[str, Any]) -> str:
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
+
+
+def _keys(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Rows of the configuration: a source each with the keys that are set, then the other keys."""
+    for n, source in enumerate(config.get("sources", ())):
+        yield f"curate.sources[{n}]", ", ".join(f"{key}: {_plain(value)}" for key, value in source.items() if value)
+    for key, value in config.items():
+        if key != "sources":
+            yield f"curate.{key}", _plain(value)
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _text(value: object) -> str:

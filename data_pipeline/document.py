@@ -45,6 +45,7 @@ class Record:
 class Verdict:
     """The text of a record, what was measured on it, and why it is dropped ("" where it is kept).
 
+    record            without its content; `locator` is its url where it states one that holds nothing personal
     extracted_bytes   UTF-8 bytes of the repaired text before scrubbing: what `limit_bytes` counts
     language          what language identification found, not what the record stated
     signals           name -> number, a column each; empty where the text was never measured
@@ -66,11 +67,13 @@ EXTRAS = {
     "ftfy": "curate",
     "pycld2": "curate",
     "resiliparse": "curate",
-    "trafilatura": "curate",
+    "lxml_html_clean": "curate",  # each before the next, which imports it
     "justext": "curate",
+    "trafilatura": "curate",
     "fastwarc": "curate",
     "zstandard": "curate",
     "phonenumbers": "curate",
+    "numba": "curate",
     "datasets": "hf",
 }
 

@@ -18,8 +18,11 @@ class Identifiers:
         self._repeats: dict[bytes, int] = {}
 
     def name(self, source: str, record: Record) -> str:
-        """The id that the record states, else `<source>/<16 hex of its url>`; a repeated one ends in `~2`, `~3`, ..."""
-        wanted = record.id or f"{source}/{_digest(record.url or record.locator).hex()[:16]}"
+        """The id that the record states, else `<source>/<16 hex of its locator>`; a repeated one ends in `~2`, `~3`.
+
+        The record is that of a `Verdict`.
+        """
+        wanted = record.id or f"{source}/{_digest(record.locator).hex()[:16]}"
         first, name = _digest(wanted), wanted
         while (mark := _digest(name)) in self._given:
             self._repeats[first] = self._repeats.get(first, 1) + 1

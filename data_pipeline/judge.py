@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from data_pipeline.classify.language import identify
 from data_pipeline.dedup import fingerprint
@@ -84,13 +85,25 @@ def _rejected_text(record: Record) -> str:
 
 
 def _stated(record: Record) -> Record:
-    """The record without its content and without personal data or secrets in what it states about itself."""
+    """The record without its content and without personal data or secrets in what it states about itself.
+
+    Where its id held any it has none, and its locator is then what names it: its url, or where that held any its place.
+    """
+    url = _scrubbed(record.url)
     return replace(
         record,
         content="",
-        id=scrub(record.id).text,
-        url=scrub(record.url).text,
-        source=scrub(record.source).text,
-        language=scrub(record.language).text,
-        license=scrub(record.license).text,
+        locator=url if url and url == record.url else record.locator,
+        id=record.id if _scrubbed(record.id) == record.id else "",  # placeholders are all alike
+        url=url,
+        source=_scrubbed_again(record.source),
+        language=_scrubbed_again(record.language),
+        license=_scrubbed_again(record.license),
     )
+
+
+def _scrubbed(stated: str) -> str:
+    return scrub(stated).text if stated else ""
+
+
+_scrubbed_again = lru_cache(_scrubbed)  # for what many records state alike

@@ -6,6 +6,7 @@ A source knows its own file formats; it knows nothing of what makes a good docum
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from conf.schema import Source
 from data_pipeline.document import Record
@@ -31,3 +32,8 @@ def origin(source: Source) -> str:
     if source.kind == "huggingface":
         return f"dataset={source.dataset} config={source.config} split={source.split}"
     return "this Python installation"
+
+
+def without_folders(source: Source) -> Source:
+    """The source as it is shown to others: what it names, without the folders of this machine."""
+    return replace(source, paths=[*map(local.shown, source.paths)], dataset=huggingface.shown(source.dataset))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from conf.exits import ConfigError, DataError
 from conf.schema import Source
 from data_pipeline.document import Record, require
-from data_pipeline.sources.rows import record_of_row
+from data_pipeline.sources.rows import no_text_field, record_of_row
 
 
 def read(source: Source) -> Iterator[Record]:
@@ -28,24 +28,28 @@ def read(source: Source) -> Iterator[Record]:
             f"curate.sources: the dataset {place} cannot be opened: {error}. Check dataset, config and split, and "
             "for a name on the Hub the connection; a local folder must exist and hold data files"
         ) from error
-    # A folder's own path is this machine's affair; its name is enough to tell rows apart.
-    name = (
-        source.dataset.rstrip("/").rsplit("/", 1)[-1] if source.dataset.startswith((".", "/", "~")) else source.dataset
-    )
+    name = shown(source.dataset)
     number = 0
     try:
         for row in rows:
             number += 1
             locator = f"huggingface:{name}/{source.split}#{number}"
             if number == 1 and source.text_field not in row:
-                raise ConfigError(
-                    f"the dataset {place} has no field {source.text_field!r}; its fields are {', '.join(row)}: "
-                    "set curate.sources[].text_field to the one that holds the text"
-                )
+                raise no_text_field(f"the dataset {place}", source.text_field, set(row))
             if isinstance(row.get(source.text_field), str):
                 record = record_of_row(row, locator, source.text_field)
             else:
                 record = Record("", "text", locator, reason="broken_record")
             yield record if record.url else replace(record, url=record.locator)
     except (OSError, ValueError) as error:
-        raise DataError(f"the dataset {place} cannot be read after row {number}: {error}") from error
+        # Its message may quote a row, which may be personal.
+        detail = getattr(error, "strerror", None) or type(error).__name__
+        raise DataError(
+            f"the dataset {place} cannot be read after row {number} ({detail}): nothing was written; mend its files, "
+            "or start again where the connection failed"
+        ) from error
+
+
+def shown(dataset: str) -> str:
+    """The name of a dataset in locators. A folder's own path is this machine's affair; its name tells rows apart."""
+    return dataset.rstrip("/").rsplit("/", 1)[-1] if dataset.startswith((".", "/", "~")) else dataset

@@ -103,7 +103,7 @@ def _row_of_line(line: bytes, place: str, text_field: str) -> tuple[Record, str,
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return broken, f"is not JSON ({error}); it starts with {line[:40].decode('utf-8', 'replace')!r}", set()
+        return broken, f"is not JSON ({error}); it has {len(line)} bytes", set()
     if not isinstance(row, dict):
         return broken, f"holds a JSON {type(row).__name__}, not an object", set()
     if not isinstance(row.get(text_field), str):

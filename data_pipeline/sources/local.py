@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,11 +39,20 @@ def files(source: Source) -> list[File]:
                 f"curate.sources: the glob {pattern!r} of source {source.name or source.kind!r} matches no file "
                 f"(working directory {Path.cwd()}): correct the glob or put the files there"
             )
-        above = _above_first_wildcard(expanded)
         for path in paths:
-            locator = path.relative_to(above).as_posix() if path.is_absolute() else path.as_posix()
+            locator = _below(_above_first_wildcard(expanded), path)
             matched.setdefault(path.resolve(), File(path, "file:" + locator.encode(errors="replace").decode()))
     return list(matched.values())
+
+
+def shown(pattern: str) -> str:
+    """A glob as locators show its files: free of this machine's folders."""
+    expanded = Path(pattern).expanduser()
+    return _below(_above_first_wildcard(expanded), expanded)
+
+
+def _below(above: Path, path: Path) -> str:
+    return path.relative_to(above).as_posix() if path.is_absolute() else path.as_posix()
 
 
 def _above_first_wildcard(pattern: Path) -> Path:
@@ -66,11 +76,13 @@ def tasks(slices: Sequence[Slice], task_bytes: int = SLICE_BYTES) -> list[tuple[
     """Neighbouring slices together until they have so many bytes, for sources of many small files."""
     grouped: list[tuple[Slice, ...]] = []
     group: list[Slice] = []
+    size = 0
     for slice_ in slices:
         group.append(slice_)
-        if sum(one.bytes for one in group) >= task_bytes:
+        size += slice_.bytes
+        if size >= task_bytes:
             grouped.append(tuple(group))
-            group = []
+            group, size = [], 0
     return [*grouped, tuple(group)] if group else grouped
 
 
@@ -82,7 +94,7 @@ def records(slice: Slice, text_field: str, largest: int = LARGEST) -> Iterator[R
 
 def read(source: Source) -> Iterator[Record]:
     """Records of every matched file. Raises ConfigError or DataError."""
-    for slice_ in slices(source):
+    for slice_ in slices(source, sys.maxsize):  # one a file: to cut lines, a file must be read to count them
         yield from records(slice_, source.text_field)
 
 

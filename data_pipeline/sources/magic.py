@@ -29,18 +29,21 @@ MAGIC = {
     b"SQLite format 3\x00": "an SQLite database",
     b"WARC/": "a WARC file",
 }
+TEXTS = {b"{": "text that looks like JSON", b"[": "text that looks like JSON", b"<": "text that looks like HTML or XML"}
 ZSTD, GZIP, PARQUET = b"\x28\xb5\x2f\xfd", b"\x1f\x8b", b"PAR1"
 HEAD_BYTES = 8192
 
 
 def found(head: bytes) -> str:
-    """What the first bytes of a file look like, in words."""
+    """What the first bytes of a file look like, in words; never the bytes themselves, which may be personal."""
     if not head:
         return "an empty file (0 bytes)"
     for magic, name in MAGIC.items():
         if head.startswith(magic):
             return name
-    return "binary data" if looks_binary(head) else f"text that starts with {head[:40].decode('utf-8', 'replace')!r}"
+    if looks_binary(head):
+        return "binary data"
+    return next((name for sign, name in TEXTS.items() if head.lstrip().startswith(sign)), "text")
 
 
 def head_of(path: Path) -> bytes:
@@ -71,7 +74,7 @@ def check_text(path: Path, expected: str = "a text file") -> None:
 def opened(slice: Slice) -> Iterator[BinaryIO]:
     """The file of a slice, to read from. Raises DataError where it, or the place where it lies, is gone or changed
     since the slices were made, and where reading fails inside the block."""
-    remedy = "what was done is kept; put it back as it was and start again, or leave it out of curate.sources[].paths"
+    remedy = "nothing was written; put it back as it was and start again, or leave it out of curate.sources[].paths"
     try:
         with open(slice.path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ import pytest
 
 from conf.exits import ConfigError, DataError
 from conf.schema import Job, Source
-from data_pipeline import document
+from data_pipeline import document, judge
 from data_pipeline.curate import curate
+from data_pipeline.private.scrub import scrub
 
 SENTENCES = "The mill of {0} stands by the river, and people of {0} come to have their grain ground there. "
 GERMAN = "Die Mühle von {0} steht am Fluss, und die Leute aus {0} lassen dort ihr Korn mahlen. "
@@ -116,6 +119,37 @@ def test_nothing_that_is_stored_holds_an_address_or_a_key(job: Job) -> None:
     texts = [row["text"] for folder in ("", "removed") for row in table(Path(job.curate.output, folder))]
     assert "Key <KEY> of <EMAIL>, too short." in texts
     assert not any(KEY in text or "@mail" in text for text in texts)
+
+
+def test_records_whose_names_are_personal_are_named_by_their_place(job: Job, tmp_path: Path) -> None:
+    """Whatever comes before them: placeholders are alike, and would be told apart by who came first."""
+    stated = [
+        {"id": "+1 415-555-2671"},
+        {"id": "+1 415-555-2672"},
+        {"url": "https://forum.example/?of=ann@mail.example"},
+        {"url": "https://forum.example/?of=bob@mail.example"},
+        {"id": "+1 415-555-2673", "url": "https://forum.example/3"},
+        {"id": "forum/4", "url": "https://forum.example/?of=bob@mail.example"},
+    ]
+    path = tmp_path / "in" / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": prose(n)} | one) + "\n" for n, one in enumerate(stated)))
+    curate(job)
+    found = table(Path(job.curate.output))
+    places = [*(f"file:in/rows.jsonl#{n}" for n in (1, 2, 3, 4)), "https://forum.example/3"]
+    named = [f"local/{hashlib.sha256(place.encode()).hexdigest()[:16]}" for place in places]
+    assert [row["id"] for row in found] == [*named, "forum/4"]
+    assert [row["url"] for row in found][2:4] == ["https://forum.example/?of=<EMAIL>"] * 2
+
+
+def test_what_records_state_alike_is_scrubbed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(judge, "scrub", lambda text: seen.append(text) or scrub(text))
+    judge._scrubbed_again.cache_clear()
+    stated = {"source": "a forum", "language": "en", "license": "CC0-1.0"}
+    record = document.Record("", "text", "a", reason="broken_record", **stated)  # type: ignore[arg-type]
+    for _ in range(5):
+        judge.judge(record, judge.Rules((), 0.5, 50, 100))
+    assert [one for one in seen if one] == [*stated.values()]
 
 
 def test_the_manifest_is_true(job: Job) -> None:
@@ -268,6 +302,22 @@ def test_a_missing_extra_names_what_to_install(job: Job, monkeypatch: pytest.Mon
     with pytest.raises(ConfigError, match=r"pycld2, which is not installed: pip install 'gemcutter\[curate\]'"):
         curate(job)
     assert set(document.EXTRAS.values()) == {"curate", "hf"}
+
+
+@pytest.mark.parametrize("module", ["numba", "phonenumbers", "trafilatura", "justext", "lxml_html_clean"])
+def test_without_a_package_of_the_extra_curate_says_what_to_install(module: str, tmp_path: Path) -> None:
+    """In a process that has imported none of them yet."""
+    (tmp_path / "a.txt").write_text("A text.")
+    program = f"import sys\nsys.modules[{module!r}] = None\n{PROGRAM}"
+    command = [sys.executable, "-c", program, str(tmp_path / "out"), str(tmp_path / "a.txt")]
+    message = subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()[-1]
+    assert f"ConfigError: curation needs the package {module}, which is not installed" in message
+
+
+def test_every_package_of_the_extra_is_asked_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    named = {re.split("[^a-z0-9_]", package)[0] for package in project["project"]["optional-dependencies"]["curate"]}
+    assert named == {module for module, extra in document.EXTRAS.items() if extra == "curate"}
 
 
 PROGRAM = """

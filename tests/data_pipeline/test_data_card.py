@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from data_pipeline.filters import gopher
 from data_pipeline.private.found import KINDS
 from data_pipeline.tally import Tally
 
+ROOM, JUDGES = Path(data_card.__file__).parent, ("judge.py", "curate.py")
 TEXT = "The mill stands by the river, and people of {} come to have their grain ground there. "
 
 
@@ -95,11 +98,36 @@ def test_samples_are_ids_never_texts(page: Page, folder: Path) -> None:
         assert text not in json.dumps(card)
 
 
+def reasons_in(tree: ast.AST) -> Iterator[str]:
+    """The texts that code gives as a reason: to a parameter or name called so, or as the third value of a verdict."""
+    for node in ast.walk(tree):
+        given: list[ast.expr] = []
+        if (isinstance(node, ast.keyword) and node.arg == "reason") or (
+            isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "reason" for to in node.targets)
+        ):
+            given = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Verdict":
+            given = node.args[2:3]
+        for value in given:
+            constants = (one.value for one in ast.walk(value) if isinstance(one, ast.Constant))
+            yield from (one for one in constants if isinstance(one, str) and one)
+
+
+def test_the_page_names_sources_without_folders_of_this_machine(page: Page, folder: Path) -> None:
+    assert f"paths: {folder.parent.name}/in.jsonl, split: train, text_field: text, license: CC0-1.0" in page.text
+    for name in ("data_card.html", "data_card.json"):
+        assert str(folder.parent) not in (folder / name).read_text("utf-8")
+
+
 def test_every_reason_is_explained() -> None:
     strict = gopher.Signals(0, 99.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0)
     reasons = {*gopher.broken_rules(strict, 50, 100_000), *gopher.broken_rules(gopher.measure("a " * 9, "en"), 1, 2)}
     assert len(reasons) == 9
-    assert reasons <= set(data_card.REASONS)
+    given = {reason for file in (*sorted(ROOM.glob("sources/*.py")), *(ROOM / name for name in JUDGES))
+             for reason in reasons_in(ast.parse(file.read_text("utf-8")))}  # fmt: skip
+    assert {"broken_record", "too_large", "damaged", "http_status", "unreadable", "empty", "exact_duplicate",
+            "language_uncertain"} <= given  # fmt: skip
+    assert reasons | given <= set(data_card.REASONS)
     assert set(data_card.SCRUBBED) == set(KINDS)
 
 

@@ -46,7 +46,14 @@ def test_repaired_text_can_always_be_written(text: str) -> None:
         ("Grüße aus Köln".encode("utf-8-sig"), ""),
         ("Grüße aus Köln".encode("utf-16"), ""),
         ("Grüße aus Köln".encode("iso-8859-1"), "iso-8859-1"),
+        ("Grüße aus Köln".encode("windows-1252"), "windows-1252"),
         ("Grüße aus Köln".encode(), "no-such-charset"),
+        ("Grüße aus Köln".encode(), "undefined"),
+        ("Grüße aus Köln".encode(), "idna"),
+        ("Grüße aus Köln".encode(), "punycode"),
+        ("Grüße aus Köln".encode(), "utf-8\0"),
+        ("Grüße aus Köln".encode(), "ütf-8"),
+        ("Grüße aus Köln".encode(), "hex"),
         ("Grüße aus Köln".encode("utf-32"), ""),
     ],
 )
@@ -174,6 +181,19 @@ class A:
 x = """not a docstring"""
 '''
     assert docstrings(source) == "Module.\n\nOuter.\n\nInner.\n\nClass.\n\nIndented.\n\nRaw \\d."
+
+
+def test_deeply_nested_python_keeps_its_docstrings() -> None:
+    branches = "".join(f'elif x == {n}:\n    def f():\n        """Branch {n}."""\n' for n in range(1200))
+    assert docstrings(f'"""Module."""\nif x:\n    pass\n{branches}').split("\n\n") == [
+        "Module.",
+        *(f"Branch {n}." for n in range(1200)),
+    ]
+
+
+def test_content_that_decodes_to_ascii_alone_is_decoded_by_no_odd_codec() -> None:
+    """Of pure ASCII, punycode makes something else, in a time that grows with the square of the length."""
+    assert decode(b"a plain text-4ca0", "text", "punycode") == "a plain text-4ca0"
 
 
 def test_python_without_docstrings_is_no_document() -> None:

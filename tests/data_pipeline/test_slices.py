@@ -6,7 +6,9 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import random
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,14 @@ from conf.schema import Source
 from data_pipeline.document import Record
 from data_pipeline.identifier import Identifiers
 from data_pipeline.sources import formats, local
-from data_pipeline.sources.slices import Slice
+from data_pipeline.sources.slices import SLICE_BYTES, Slice
+
+IO = Path("/proc/self/io")
+
+
+def bytes_read() -> int:
+    """What this process has read from files so far."""
+    return int(IO.read_text().split()[1])
 
 
 def read(path: Path, slice_bytes: int = 1 << 30, largest: int = 1 << 20) -> list[Record]:
@@ -192,6 +201,23 @@ def test_a_document_that_is_too_large_is_counted_and_not_read(tmp_path: Path) ->
     assert [reason for _, reason in reasons(tmp_path / "a.warc", size)] == ["", "too_large", "too_large", ""]
 
 
+def test_many_slices_are_grouped_in_linear_time() -> None:
+    pieces = [Slice("a", "f", 1, 0, 1)] * 10_000
+    begin = time.process_time()
+    assert local.tasks(pieces, 1 << 40) == [tuple(pieces)]
+    assert time.process_time() - begin < 1  # milliseconds, or seconds where it is quadratic
+
+
+@pytest.mark.skipif(not IO.exists(), reason="counts what Linux says was read")
+def test_reading_a_large_file_begins_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "first"}\n')
+    os.truncate(path, SLICE_BYTES + (64 << 20))  # sparse: it takes no room
+    before = bytes_read()
+    assert next(local.read(Source(paths=[str(path)]))).content == "first"
+    assert bytes_read() - before < 16 << 20
+
+
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 def test_a_line_that_is_too_large_is_never_held(tmp_path: Path, ending: str) -> None:
     """200 MB in one line: memory stays at what is read at a time."""
@@ -223,7 +249,7 @@ def test_a_file_that_is_gone_or_another_is_named_with_what_to_do(tmp_path: Path,
     else:
         path.write_bytes(path.read_bytes() + b"more" if end == "grows" else path.read_bytes()[:-2])
     wrong = "cannot be read any more" if end == "vanishes" else "changed while it was being read"
-    with pytest.raises(DataError, match=rf"a\.\w+.* {wrong}.*what was done is kept; put it back"):
+    with pytest.raises(DataError, match=rf"a\.\w+.* {wrong}.*nothing was written; put it back"):
         list(formats.records(piece, "text"))
 
 

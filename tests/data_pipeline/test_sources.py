@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -137,18 +137,18 @@ WARC = b"".join(PAGES)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", NOT_JSON, r"a\.jsonl is named like JSON lines, but line 1 is not JSON .*'Dear reader,"),
+        ("a.jsonl", NOT_JSON, r"a\.jsonl is named like JSON lines, but line 1 is not JSON .*it has 12 bytes"),
         ("a.jsonl", b"\n[1, 2]\n", r"line 2 holds a JSON list, not an object"),
         ("a.jsonl", gzip.compress(as_jsonl(ROWS)), r"a\.jsonl is named like JSON lines, but line 1 is not JSON"),
         (
             "a.jsonl.zst",
             as_jsonl(ROWS),
-            r"a\.jsonl\.zst is named like a Zstandard file, but holds text that starts with",
+            r"a\.jsonl\.zst is named like a Zstandard file, but holds text that looks like JSON",
         ),
         ("a.jsonl.zst", b"", r"holds an empty file \(0 bytes\)"),
         ("a.jsonl.zst", COMPRESSED[:-9], r"is cut off after line \d+"),
         ("a.jsonl.zst", zstandard.compress(NOT_JSON), r"named like compressed JSON lines, but line 1 is not JSON"),
-        ("a.parquet", as_jsonl(ROWS), r"a\.parquet is named like a Parquet file, but holds text that starts with"),
+        ("a.parquet", as_jsonl(ROWS), r"a\.parquet is named like a Parquet file, but holds text that looks like JSON"),
         ("a.parquet", PARQUET[: len(PARQUET) // 2], r"is broken after row 0"),
         ("a.warc", NOT_JSON, r"a\.warc is named like a WARC, but holds text"),
         ("a.warc.gz", WARC, r"named like a compressed WARC, but holds a WARC file"),
@@ -166,6 +166,14 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     with pytest.raises(DataError, match=message) as error:
         read(tmp_path / name)
     assert "nothing was written; repair, rename or remove the file" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.warc", "a.warc.gz"])
+def test_no_message_quotes_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"Ann Miller, ann@mail.example" + b"\nBob Smith" * 20)
+    with pytest.raises(DataError, match=name) as error:
+        read(tmp_path / name)
+    assert not any(word in str(error.value) for word in ("Ann", "mail.", "Bob"))
 
 
 def test_a_bad_file_is_found_before_the_first_record(tmp_path: Path) -> None:
@@ -276,7 +284,25 @@ def test_a_missing_dataset_split_or_field_is_named(tmp_path: Path) -> None:
     for keys, message in (
         ({"dataset": str(tmp_path / "none")}, r"none \(config=None, split=train\) cannot be opened"),
         ({"dataset": str(tmp_path / "d"), "split": "test"}, r"split=test\) cannot be opened"),
-        ({"dataset": str(tmp_path / "d"), "text_field": "body"}, r"has no field 'body'; its fields are id, text"),
+        (
+            {"dataset": str(tmp_path / "d"), "text_field": "body"},
+            r"no text in a field 'body'; its fields are id, .*, url",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             list(huggingface.read(Source(kind="huggingface", **keys)))
+
+
+@pytest.mark.usefixtures("offline")
+def test_rows_that_cannot_be_read_are_named_and_not_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the library says it of a value of another type than its column."""
+    import datasets
+
+    def rows(*_: object, **__: object) -> Iterator[dict[str, str]]:
+        yield {"text": "a"}
+        raise ValueError("Failed to parse string: 'ann@mail.example' as a scalar of type int64")
+
+    monkeypatch.setattr(datasets, "load_dataset", rows)
+    with pytest.raises(DataError, match=r"cannot be read after row 1 \(ValueError\): nothing was written") as error:
+        list(huggingface.read(Source(kind="huggingface", dataset=str(tmp_path))))
+    assert "ann@" not in str(error.value)
