@@ -93,6 +93,13 @@ def test_folded_hashes_know_no_case_width_or_accents(word: str, other: str) -> N
     assert tokens.hashes_W[0] != tokens.hashes_W[1]
 
 
+def test_marks_of_every_plane_vanish() -> None:
+    """Variants of ideographs are told by marks of the last plane but two."""
+    plain, marked = (Tokens.of([text]) for text in ("葛a", "葛\U000e0100a\U000e01ef"))
+    assert characters().folded[[0x301, 0xE0100, 0xE01EF, 0x200D]].tolist() == [0] * 4
+    assert marked.folded_W.tolist() == plain.folded_W.tolist()
+
+
 def test_kinds_of_words() -> None:
     tokens = Tokens.of(["mill 42 ... 水"])
     assert tokens.kinds_W.tolist() == [ALPHABETIC | SPOKEN, SPOKEN, 0, ALPHABETIC | SPOKEN | IDEOGRAPHIC]
