@@ -153,7 +153,6 @@ def _measure(
             for i in range(held):
                 values[at + i] = buffer[i]
                 content = (content + np.uint64(buffer[i]) + np.uint64(1)) * _BASE
-                content ^= content >> np.uint64(32)
             contents_D[d] = mix(content)
             at += held
         starts_D1[d + 1] = at
@@ -165,8 +164,7 @@ def _shingles(words: Array, length: int, shingles: Array) -> None:
     for i in range(shingles.size):
         run = np.uint64(0)
         for j in range(i, i + length):
-            run = (run + words[j]) * _BASE
-            run ^= run >> np.uint64(29)  # else the same words in another order would be alike
+            run = (run + words[j]) * _BASE  # so that order counts
         shingles[i] = np.uint32(mix(run) >> np.uint64(32))
 
 
