@@ -2,9 +2,11 @@
 
 Half of the items of each benchmark are indexed. Of these some are planted, each in every way of `planting.py`, in a
 document of its own. What must not be found: items of the other half, which are of the same topics and words, unless
-their question is also one of the first half; parts of questions that are indexed, and the passages they ask about;
-and the documents as they are. Recall and precision are of documents, precision as if as many held an item as hold none.
-"far apart" has no bar: a question that anybody may ask proves nothing by itself.
+their question is also one of the first half; parts of questions that are indexed, and the passages they ask about.
+Recall and precision are of documents. Precision is what it would be if as many held an item, in any way but "far
+apart", as hold one that must not be found. "far apart" has no bar: a question that anybody may ask proves nothing by
+itself. In how many documents of the corpus as they are something is found stands in the details: there is no telling
+which of these are wrong.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,9 +30,10 @@ from data_pipeline.decontaminate.match import CLUSTER, RUN, match
 from data_pipeline.signals.tokens import Tokens
 from tests import planting
 from tests.bench import corpus
+from tests.bench.loader import ONE_THREAD, Contestant, Failed, own_environment, run_python
 from tests.bench.report import Report, Row, compare
 
-ROOT = Path(__file__).parents[2]
+DATATROVE = Contestant("datatrove", "tests.bench.peers.datatrove_ngrams", own_environment("datatrove"), "datatrove")
 
 BARS = {"verbatim": 0.98, "re-cased": 0.97, "re-wrapped": 0.98, "apart": 0.90}
 PRECISION = 0.99
@@ -47,7 +49,6 @@ def bench(runs: Path, options: Sequence[str]) -> Report:
     parser = argparse.ArgumentParser(prog="python -m tests.bench decontamination", description=__doc__)
     parser.add_argument("--items", type=int, default=100, help="items of each benchmark that are planted in each way")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--datatrove", metavar="PYTHON", help="an interpreter with datatrove, to compare with")
     parser.add_argument("--show", action="store_true", help="print what was missed and what was taken for an item")
     chosen = parser.parse_args(options)
     folder, draw = Path(os.environ["GEMCUTTER_BENCHMARKS"]), random.Random(chosen.seed)
@@ -60,8 +61,7 @@ def bench(runs: Path, options: Sequence[str]) -> Report:
     hits = find(index, planted, show=chosen.show)
     report.rows += found(planted, hits, report)
     report.rows += speed(evaluations, texts, runs, report)
-    if chosen.datatrove:
-        report.rows += datatrove(chosen.datatrove, halves, planted, hits[CLUSTER], runs, report)
+    report.rows += datatrove(DATATROVE, halves, planted, hits[CLUSTER], runs, report)
     return report
 
 
@@ -207,7 +207,7 @@ def _documents(spans: Any, kind: int) -> list[int]:
 
 
 def datatrove(
-    python: str, halves: Sequence[tuple[Evaluation, list[Item]]], planted: Planted, ours: np.ndarray, runs: Path,
+    peer: Contestant, halves: Sequence[tuple[Evaluation, list[Item]]], planted: Planted, ours: np.ndarray, runs: Path,
     report: Report,
 ) -> list[Row]:  # fmt: skip
     """The 12-gram decontaminator of datatrove on some of the same documents, and the same items; tokens made."""
@@ -221,12 +221,11 @@ def datatrove(
     ]  # fmt: skip
     (work / "items.json").write_text(json.dumps(questions))
     (work / "documents.json").write_text(json.dumps([text for _, _, _, text in planted]))
-    command = [python, "-P", str(ROOT / "tests/bench/peers/datatrove_ngrams.py"), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        report.errors["datatrove"] = done.stderr.strip().splitlines()[-1]
+    try:
+        told = json.loads(run_python(peer.python, ["-m", peer.module, str(work)], ONE_THREAD).splitlines()[-1])
+    except Failed as error:
+        report.errors[peer.name] = str(error)
         return []
-    told = json.loads(done.stdout.splitlines()[-1])
     report.versions["datatrove"] = told["version"]
     rates, own = _rates(planted, np.array(told["hits"], bool)), _rates(planted, ours)
     report.details["datatrove"] = {"documents": len(planted), "seconds": told["seconds"], **rates}

@@ -3,13 +3,15 @@
     python -m tests.bench.ours_dedup DOCUMENTS OUT WORKERS BANDS ROWS RANGE_BYTES
 
 DOCUMENTS is a folder of jsonl files with `text`, one task each; OUT/kept gets the lines that stay. Prints one line of
-JSON: what was done, the seconds of each stage, and the most memory of a worker. OUT/removed.npy tells what went.
+JSON: what was done, the seconds of each stage, and the most memory of a worker. OUT/removed.npy tells what went. What
+was in OUT is gone.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -91,6 +93,7 @@ def _batches(path: Path) -> Iterator[list[str]]:
 def main() -> None:
     """Do what the command line asks for."""
     out = Path(sys.argv[2])
+    shutil.rmtree(out, ignore_errors=True)
     files = sorted(Path(sys.argv[1]).iterdir())
     workers, bands, rows, most = map(int, sys.argv[3:])
     how = Shingling(bands=bands, rows=rows)
