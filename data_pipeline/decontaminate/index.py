@@ -25,7 +25,7 @@ from conf.exits import ConfigError, DataError
 from data_pipeline.decontaminate.items import Evaluation
 from data_pipeline.decontaminate.letters import LONGEST, powers, signed, spell, stretch
 from data_pipeline.signals.characters import characters
-from data_pipeline.signals.hashing import Array, nonzero, place, room
+from data_pipeline.signals.hashing import Array, fill, nonzero, room
 from data_pipeline.signals.tokens import mix
 
 FORMAT = 1
@@ -190,14 +190,14 @@ class Index:
             offset += -(-array.nbytes // _ALIGNED) * _ALIGNED
         digest = hashlib.sha256(_packed(header))
         for array in self._arrays().values():
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
             digest.update(bytes(-array.nbytes % _ALIGNED))
         packed = _packed({**header, "sha256": digest.hexdigest()})
         packed += b" " * (-(len(_MAGIC) + 8 + len(packed)) % _ALIGNED)
         with path.open("wb") as file:
             file.write(_MAGIC + len(packed).to_bytes(8, "little") + packed)
             for array in self._arrays().values():
-                file.write(np.ascontiguousarray(array).tobytes())
+                file.write(array.tobytes())
                 file.write(bytes(-array.nbytes % _ALIGNED))
 
     @staticmethod
@@ -536,16 +536,8 @@ def _runs(
 
 def _table(keys: Array) -> tuple[Array, Array]:
     """An open table of different hashes, and where each stands."""
-    return _fill(keys, np.zeros(room(keys.size), np.uint64))
-
-
-@njit(cache=True)
-def _fill(keys: Array, table: Array) -> tuple[Array, Array]:
-    places = np.zeros(keys.size, np.int64)
-    for n in range(keys.size):
-        places[n] = place(table, table.size, keys[n])
-        table[places[n]] = keys[n]
-    return table, places
+    table = np.zeros(room(keys.size), np.uint64)
+    return table, fill(keys, table)
 
 
 def _filter(keys: Array) -> Array:

@@ -136,7 +136,7 @@ def _smallest(edges: records.Records) -> npt.NDArray[np.uint64]:
     """The smallest other end of each edge's key."""
     if not len(edges):
         return np.empty(0, np.uint64)
-    begins = np.flatnonzero(np.append(True, edges["key"][1:] != edges["key"][:-1]))
+    begins = records.begins(edges["key"])
     counts = np.diff(np.append(begins, len(edges)))
     return np.repeat(np.minimum.reduceat(edges["other"], begins), counts)
 

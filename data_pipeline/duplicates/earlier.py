@@ -39,7 +39,8 @@ def hand(task: Hand, folder: Path) -> dict[str, Any]:
     entries = entries[_kept(entries["key"], task.gone)]
     them = sketches.Stored([task.folder]).read(entries["key"])
     entries["first"] = them.starts_N1[:-1]
-    return {"documents": len(entries)} | sketches.write(folder, [entries], [them.values])
+    sketches.write(folder, [entries], [them.values])
+    return {"documents": len(entries)}
 
 
 def _kept(documents: records.Records, gone: Sequence[Path]) -> Any:

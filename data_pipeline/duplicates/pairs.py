@@ -111,11 +111,8 @@ def _similar(pairs: records.Records, stored: sketches.Stored, task: Verify) -> n
 
 def _shared(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """Which sorted keys are not alone."""
-    shared = np.zeros(len(keys), np.bool_)
-    same = keys[1:] == keys[:-1]
-    shared[1:] |= same
-    shared[:-1] |= same
-    return shared
+    counts = np.diff(np.append(records.begins(keys), keys.size))
+    return np.repeat(counts > 1, counts)
 
 
 @njit(cache=True, nogil=True)

@@ -40,12 +40,10 @@ class Sketches:
     whole_N: npt.NDArray[np.bool_]
 
 
-def write(folder: Path, entries: Sequence[records.Records], values: Sequence[npt.NDArray[np.uint32]]) -> dict[str, int]:
-    """Write sketches; returns their bytes by `sketches`."""
-    together = np.concatenate(values)
+def write(folder: Path, entries: Sequence[records.Records], values: Sequence[npt.NDArray[np.uint32]]) -> None:
+    """Write sketches."""
     records.write(folder / ENTRIES, np.concatenate([np.empty(0, ENTRY), *entries]))
-    np.save(folder / VALUES, together, allow_pickle=False)
-    return {"sketches": together.nbytes}
+    np.save(folder / VALUES, np.concatenate(values), allow_pickle=False)
 
 
 class Stored:

@@ -87,6 +87,13 @@ def among(paths: Iterable[Path], wanted: npt.NDArray[np.uint64]) -> npt.NDArray[
     return is_there
 
 
+def begins(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """Where runs of equal keys begin, among sorted ones."""
+    is_first = np.ones(keys.size, np.bool_)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return np.flatnonzero(is_first)
+
+
 @njit(cache=True)
 def places_of(keys: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Where each of some ascending keys is among sorted ones, or would be. Not searchsorted, which copies a column."""

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from data_pipeline.signals.gopher import MOST_STOP_WORDS
 from data_pipeline.signals.thresholds import DEFAULTS, OTHERS, SETS, Columns, Rule, Thresholds, rules
-from data_pipeline.signals.tokens import ALPHABETIC, Tokens
+from data_pipeline.signals.tokens import ALPHABETIC, Tokens, batches
 
 Way: TypeAlias = Literal["tail", "quantile", "deviation"]
 
@@ -43,6 +43,7 @@ FEWEST_DOCUMENTS = 100
 TAIL = 0.01  # what each rule may cost of documents that are good
 STOP_WORD_SHARES, FEWEST_STOP_WORDS = (0.008, 0.003), 8
 DECIMALS = 3
+_BATCH_CHARACTERS = 1 << 20
 FORMAT = 1
 
 
@@ -116,7 +117,7 @@ def find_stop_words(texts: Iterable[str]) -> tuple[str, ...]:
     counts: dict[int, int] = {}
     words: dict[int, str] = {}
     total = 0
-    for batch in _batches(texts):
+    for batch in batches(texts, _BATCH_CHARACTERS):
         tokens = Tokens.of(batch)
         spoken = np.flatnonzero(tokens.kinds_W & ALPHABETIC)
         total += int(spoken.size)
@@ -133,21 +134,6 @@ def find_stop_words(texts: Iterable[str]) -> tuple[str, ...]:
         if len(found) >= FEWEST_STOP_WORDS:
             break
     return tuple(found[:MOST_STOP_WORDS])
-
-
-_BATCH_CHARACTERS = 1 << 20
-
-
-def _batches(texts: Iterable[str]) -> Iterable[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 def _documents(columns: Columns, language: str) -> int:

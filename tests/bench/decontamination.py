@@ -12,6 +12,7 @@ which of these are wrong.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from data_pipeline.decontaminate import items
 from data_pipeline.decontaminate.index import Index
 from data_pipeline.decontaminate.items import Evaluation, Item
 from data_pipeline.decontaminate.match import CLUSTER, RUN, match
-from data_pipeline.signals.tokens import Tokens
+from data_pipeline.signals.tokens import Tokens, batches
 from tests import planting
 from tests.bench import corpus
 from tests.bench.loader import ONE_THREAD, Contestant, Failed, own_environment, run_python
@@ -39,7 +40,7 @@ BARS = {"verbatim": 0.98, "re-cased": 0.97, "re-wrapped": 0.98, "apart": 0.90}
 PRECISION = 0.99
 SPEED = 10e6  # characters a second and core where nothing matches
 _LEAST_QUESTION = 15  # characters
-_BATCH = 1_000_000  # characters
+_BATCH, _BATCHES = 1_000_000, 40  # characters, and how often so many
 _PEER_DOCUMENTS = 1500  # that datatrove is shown
 _DOCUMENT = range(1500, 6000)  # characters of a document in which is planted
 
@@ -172,20 +173,12 @@ def speed(evaluations: Sequence[Evaluation], texts: Sequence[str], runs: Path, r
     runs.mkdir(parents=True, exist_ok=True)
     index.save(file := runs / "decontamination.index")
     index = Index.open(file)
-    batches, batch, size = [], [], 0
-    for text in texts:
-        if size + len(text) > _BATCH and batch:
-            batches.append(Tokens.of(batch))
-            batch, size = [], 0
-        batch.append(text)
-        size += len(text)
-        if len(batches) >= 40:
-            break
-    match(index, batches[0])
+    tokenised = [Tokens.of(batch) for batch in itertools.islice(batches(texts, _BATCH), _BATCHES)]
+    match(index, tokenised[0])
     began = time.process_time()  # of one thread, whatever else the machine does
-    spans = [match(index, tokens) for tokens in batches]
+    spans = [match(index, tokens) for tokens in tokenised]
     seconds = time.process_time() - began
-    characters = sum(tokens.text_C.size for tokens in batches)
+    characters = sum(tokens.text_C.size for tokens in tokenised)
     report.details["speed"] = {
         "characters": characters,
         "items": len(index.names_I),

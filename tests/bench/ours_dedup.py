@@ -26,7 +26,7 @@ from data_pipeline.duplicates.minhash import Shingling
 from data_pipeline.engine import records
 from data_pipeline.engine.local import Local
 from data_pipeline.engine.stage import Stage, folder_of, run
-from data_pipeline.signals.tokens import Tokens
+from data_pipeline.signals.tokens import Tokens, batches
 
 BATCH_CHARACTERS = 1_000_000
 LEAST = 0.75
@@ -44,16 +44,17 @@ class Read:
 def read(task: Read, folder: Path) -> dict[str, Any]:
     """Write bands, sketches and ranks."""
     first = task.number << 32
-    characters, batches, lengths = 0, [], []
-    for texts in _batches(task.path):
+    characters, measured, lengths = 0, [], []
+    for texts in batches(_texts(task.path), BATCH_CHARACTERS):
         documents = np.uint64(first + len(lengths)) + np.arange(len(texts), dtype=np.uint64)
-        batches.append((documents, minhash.measure(Tokens.of(texts), task.how)))
+        measured.append((documents, minhash.measure(Tokens.of(texts), task.how)))
         lengths += map(len, texts)
         characters += sum(map(len, texts))
     documents = np.uint64(first) + np.arange(len(lengths), dtype=np.uint64)
     ranks.write(folder, documents, np.zeros(len(lengths)), np.array(lengths), np.zeros(len(lengths)))
     facts = {"documents": len(lengths), "characters": characters}
-    return facts | minhash.write(folder, batches)
+    minhash.write(folder, measured)
+    return facts
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,10 @@ def keep(task: Filter, folder: Path) -> dict[str, Any]:
     return {"removed": len(rows)}
 
 
-def _batches(path: Path) -> Iterator[list[str]]:
-    texts, size = [], 0
+def _texts(path: Path) -> Iterator[str]:
     with path.open("rb") as lines:
         for line in lines:
-            texts.append(json.loads(line)["text"])
-            size += len(texts[-1])
-            if size >= BATCH_CHARACTERS:
-                yield texts
-                texts, size = [], 0
-    if texts:
-        yield texts
+            yield json.loads(line)["text"]
 
 
 def main() -> None:

@@ -245,7 +245,7 @@ def test_benchmark_text_is_scrubbed_like_documents() -> None:
     assert found(index, scrubbed) == [["0"]]
 
 
-def test_items_are_counted_once(tmp_path: Path) -> None:
+def test_items_are_counted_once() -> None:
     evaluation = invented(10)
     again = [replace(item, name=f"again:{item.name}") for item in evaluation.items]
     assert len(Index.build([replace(evaluation, items=[*evaluation.items, *again])]).names_I) == 10
