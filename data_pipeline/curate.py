@@ -23,6 +23,7 @@ from conf.schema import FORMAT, Curate, Job, Source
 from data_pipeline import data_card, parts
 from data_pipeline.dedup import ExactDuplicates
 from data_pipeline.document import EXTRAS, Record, Verdict, require
+from data_pipeline.durable import sync
 from data_pipeline.identifier import Identifiers
 from data_pipeline.lock import locked
 from data_pipeline.pool import OrderedMap, ordered_map
@@ -136,10 +137,10 @@ def _workspace(output: Path) -> Iterator[Path]:
             for left in folder.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield folder
-            _sync(folder)
+            sync(folder)
             os.rename(folder, output)  # over an empty folder too; never over a full one
             published = True
-            _sync(output.parent)
+            sync(output.parent)
         except OSError as error:
             if error.errno not in DISK_TROUBLE:
                 raise
@@ -150,12 +151,6 @@ def _workspace(output: Path) -> Iterator[Path]:
         finally:
             if not published:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _write(folder: Path, job: Job, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Items of benchmarks as they get into texts: word for word, in other case, wrapped anew, question and answer apart."""
+"""Items of benchmarks as they get into texts (`WAYS`): as a prompt shows them, that in other case or with other white
+space and signs, and question and answer apart; and what looks like it and is no copy (`partly`)."""
 
 from __future__ import annotations
 
@@ -36,14 +37,14 @@ def prompt(item: Item, draw: random.Random) -> str:
 
 
 def insert(text: str, planted: str, draw: random.Random) -> str:
-    """The text with something planted at the end of one of its paragraphs."""
+    """The text with something planted as a paragraph of its own: at a line break, at an end of a text without any."""
     breaks = [match.start() for match in re.finditer(r"\n\n|\n", text)] or [0, len(text)]
     at = draw.choice(breaks)
     return f"{text[:at]}\n\n{planted}\n\n{text[at:]}"
 
 
 def verbatim(item: Item, text: str, draw: random.Random) -> str:
-    """Word for word."""
+    """Word for word, as a prompt shows it."""
     return insert(text, prompt(item, draw), draw)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from data_pipeline.signals.characters import IDEOGRAPH, characters
+
 Action = Literal["drop", "cut"]
 Span = tuple[int, int]
 
@@ -17,8 +19,8 @@ def decide(
     """(reason, text): the reason why a document goes, or "" and the text that stays of it. Pure.
 
     spans      (start, stop) in characters, in any order, also within one another; none leaves the text as it is
-    margin     characters before and behind a span that go with it, widened to whole words: beside a question stand its
-               number, its choices and its answer
+    margin     characters before and behind a span that go with it, widened to whole words (of which each letter is one
+               in scripts without blanks): beside a question stand its number, its choices and its answer
     shortest   characters, without the white space at its ends, that the rest must have to stay
     """
     joined = _joined(spans, len(text), margin)
@@ -28,9 +30,9 @@ def decide(
         return REASON, text
     kept, at = [], 0
     for start, stop in joined:
-        while start > at and not text[start - 1].isspace():
+        while start > at and _is_of_a_word(text[start - 1]):
             start -= 1
-        while stop < len(text) and not text[stop].isspace():
+        while stop < len(text) and _is_of_a_word(text[stop]):
             stop += 1
         kept.append(text[at : max(start, at)])
         at = max(stop, at)
@@ -38,6 +40,11 @@ def decide(
     # What stood before a span and what stood behind it are no neighbours: a paragraph ends there.
     rest = "\n\n".join(part for part in map(str.strip, kept) if part)
     return (REASON, text) if len(rest) < shortest else ("", rest)
+
+
+def _is_of_a_word(character: str) -> bool:
+    """Whether a character goes with the one beside it."""
+    return not character.isspace() and bool(characters().kinds[ord(character)] != IDEOGRAPH)
 
 
 def _joined(spans: Iterable[Span], length: int, margin: int) -> list[Span]:

@@ -8,7 +8,8 @@ covered. It names files and items by hashes, so it tells long after the files ar
     method      of finding (`index.Method`)
     documents   that were looked at
     benchmarks  for each: files (name -> sha256), fields that were read, sha256 of the items, items that were read and
-                that were indexed, each once; contaminated documents and items by kind, and as a fraction of the items
+                that were indexed, each once; contaminated documents and items by kind, and as a fraction of the items.
+                Of items that ask the same question at most 16 are named where it is found (`match`), and counted here
     sha256      of all this, by which a changed certificate is known
 """
 

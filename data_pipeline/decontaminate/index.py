@@ -10,6 +10,7 @@ Axes: Q different questions, I items, G grams of questions, A answers, B grams o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from conf.exits import ConfigError, DataError
 from data_pipeline.decontaminate.items import Evaluation
 from data_pipeline.decontaminate.letters import LONGEST, powers, signed, spell, stretch
 from data_pipeline.signals.characters import characters
-from data_pipeline.signals.hashing import Array, nonzero, place, room
+from data_pipeline.signals.hashing import Array, fill, nonzero, room
 from data_pipeline.signals.tokens import mix
 
 FORMAT = 1
@@ -187,17 +188,22 @@ class Index:
         for name, array in self._arrays().items():
             header["arrays"][name] = [array.dtype.str, array.shape, offset]
             offset += -(-array.nbytes // _ALIGNED) * _ALIGNED
-        packed = json.dumps(header, separators=(",", ":")).encode()
+        digest = hashlib.sha256(_packed(header))
+        for array in self._arrays().values():
+            digest.update(array.tobytes())
+            digest.update(bytes(-array.nbytes % _ALIGNED))
+        packed = _packed({**header, "sha256": digest.hexdigest()})
         packed += b" " * (-(len(_MAGIC) + 8 + len(packed)) % _ALIGNED)
         with path.open("wb") as file:
             file.write(_MAGIC + len(packed).to_bytes(8, "little") + packed)
             for array in self._arrays().values():
-                file.write(np.ascontiguousarray(array).tobytes())
+                file.write(array.tobytes())
                 file.write(bytes(-array.nbytes % _ALIGNED))
 
     @staticmethod
     def open(path: Path) -> Index:
-        """Map the file into memory, which processes share. Raises DataError where it is no index of this format."""
+        """Map the file into memory, which processes share. Raises DataError where it is no index of this format, or
+        is not as it was written: all of it is read once for that."""
         try:
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -207,20 +213,30 @@ class Index:
         if mapped[: len(_MAGIC)] != _MAGIC:
             raise DataError(f"{path} is no index of benchmarks: build it again")
         size = int.from_bytes(mapped[len(_MAGIC) : head], "little")
-        header = json.loads(mapped[head : head + size])
-        if header["format"] != FORMAT:
-            raise DataError(f"{path} has format {header['format']}; this version reads {FORMAT}: build it again")
+        try:
+            header = json.loads(mapped[head : head + size])
+            written, stated = header["format"], header.pop("sha256", "")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged, its header does not read ({error!r}): build it again") from error
+        if written != FORMAT:
+            raise DataError(f"{path} has format {written}; this version reads {FORMAT}: build it again")
+        digest = hashlib.sha256(_packed(header))
+        digest.update(memoryview(mapped)[head + size :])
+        if digest.hexdigest() != stated:
+            raise DataError(f"{path} is damaged or cut off, it has another sha256 than it states: build it again")
         arrays = {}
         for name, (dtype, shape, offset) in header["arrays"].items():
             count = int(np.prod(shape))
-            if head + size + offset + count * np.dtype(dtype).itemsize > len(mapped):
-                raise DataError(f"{path} ends early: build it again")
             arrays[name] = np.frombuffer(mapped, dtype, count, head + size + offset).reshape(shape)
         return Index(Method(**header["method"]), tuple(header["benchmarks"]), tuple(header["names"]), **arrays)
 
     def _arrays(self) -> dict[str, Array]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def _packed(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)
@@ -520,16 +536,8 @@ def _runs(
 
 def _table(keys: Array) -> tuple[Array, Array]:
     """An open table of different hashes, and where each stands."""
-    return _fill(keys, np.zeros(room(keys.size), np.uint64))
-
-
-@njit(cache=True)
-def _fill(keys: Array, table: Array) -> tuple[Array, Array]:
-    places = np.zeros(keys.size, np.int64)
-    for n in range(keys.size):
-        places[n] = place(table, table.size, keys[n])
-        table[places[n]] = keys[n]
-    return table, places
+    table = np.zeros(room(keys.size), np.uint64)
+    return table, fill(keys, table)
 
 
 def _filter(keys: Array) -> Array:

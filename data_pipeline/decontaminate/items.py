@@ -10,7 +10,6 @@ import ast
 import bz2
 import csv
 import fnmatch
-import gzip
 import hashlib
 import io
 import json
@@ -22,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from conf.exits import ConfigError, DataError
 from data_pipeline.document import require
+from data_pipeline.sources import lines
 
 Record = dict[str, Any]
 Rows = Literal["by suffix", "no header", "tabs", "six lines"]
@@ -134,14 +134,13 @@ def published(benchmark: str, folder: Path) -> Evaluation:
     for name in names:
         for n, (place, record) in enumerate(_records(inside[name], layout.rows)):
             try:
-                parts = layout.item(record)
-            except (KeyError, IndexError, TypeError, ValueError) as error:
+                # Names hold no folders above the benchmark's.
+                items.append(Item(benchmark, _name(record, name, n), *map(tuple, layout.item(record))))
+            except (AttributeError, KeyError, IndexError, SyntaxError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{inside[name]}, {place}: this is no item as {benchmark} is published ({error!r}): get the file "
                     "again, or name its fields as of an unknown benchmark"
                 ) from error
-            # Names hold no folders above the benchmark's.
-            items.append(Item(benchmark, _name(record, name, n), *map(tuple, parts)))
     return Evaluation(
         benchmark, {name: _digest(inside[name]) for name in names}, _named_once(items), f"as {benchmark} is published"
     )
@@ -149,17 +148,10 @@ def published(benchmark: str, folder: Path) -> Evaluation:
 
 # ---- records of a file -----------------------------------------------------------------------------------------------
 
-_OPEN: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".bz2": bz2.decompress}
-
 
 def _records(path: Path, rows: Rows = "by suffix") -> Iterator[tuple[str, Record]]:
     """(place in the file, record). Rows of tables without a header have their columns by number: `0`, `1`."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}; correct the path of the benchmark's files"
-        ) from error
+    content = _content(path)
     suffix = path.suffix.lower()
     kind = Path(path.stem).suffix.lower() if suffix in (".gz", ".bz2", ".zst") else suffix
     if kind in (".parquet", ".arrow", ".feather"):
@@ -198,20 +190,14 @@ def _lines(text: str) -> Iterator[tuple[str, Record]]:
 
 
 def _unpacked(path: Path, content: bytes, suffix: str) -> bytes:
-    try:
-        if suffix != ".zst":
-            return _OPEN[suffix](content)
+    if suffix == ".zst":
         require("zstandard")
-        import zstandard
-
-        unpacked = io.BytesIO()
-        zstandard.ZstdDecompressor().copy_stream(io.BytesIO(content), unpacked)
-        return unpacked.getvalue()
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} does not unpack ({error}): get the file again") from error
-    except Exception as error:  # zstandard's and zlib's errors have no common base
-        if type(error).__name__ not in ("ZstdError", "error"):
-            raise
+    try:
+        if suffix == ".bz2":
+            return bz2.decompress(content)
+        unpack = lines.zstd if suffix == ".zst" else lines.gzip
+        return b"".join(unpack(io.BytesIO(content), len(content)))
+    except (OSError, EOFError, ValueError, lines.DamagedError) as error:
         raise DataError(f"{path} does not unpack ({error}): get the file again") from error
 
 
@@ -309,10 +295,11 @@ def _columns(path: Path, content: bytes, kind: str) -> Iterator[tuple[str, Recor
 
 def _item(benchmark: str, name: str, record: Record, fields: Fields) -> Item:
     question, context = _first(record, fields.question), _first(record, fields.context)
-    choices = _texts(_value(record, fields.choices))
+    offered = _value(record, fields.choices)
+    choices = _texts(offered)
     answers = _texts(_value(record, fields.answers))
     key = _value(record, fields.key)
-    right = _chosen(choices, key)
+    right = _chosen(choices, key, _labels(offered))
     if right is not None:
         answers = [choices[right]]
     return Item(
@@ -324,9 +311,11 @@ def _item(benchmark: str, name: str, record: Record, fields: Fields) -> Item:
     )
 
 
-def _chosen(choices: Sequence[str], key: object) -> int | None:
-    """Which choice a letter or a number names; None where it names none."""
+def _chosen(choices: Sequence[str], key: object, labels: Sequence[str] = ()) -> int | None:
+    """Which choice a label, or a letter or a number where they have none, names; None where it names none."""
     text = str(key).strip().strip("()").upper()
+    if len(labels) == len(choices) > 0:
+        return labels.index(text) if text in labels else None
     number = ord(text) - ord("A") if len(text) == 1 and text.isalpha() else int(text) if text.isdecimal() else -1
     return number if 0 <= number < len(choices) else None
 
@@ -366,6 +355,17 @@ def _texts(value: object) -> list[str]:
     return []
 
 
+def _labels(choices: object) -> list[str]:
+    """How the choices are named, where they are an object of lists or a list of objects that says so."""
+    if isinstance(choices, Mapping):
+        named = choices.get("label")
+    elif isinstance(choices, Sequence):
+        named = [one["label"] for one in choices if isinstance(one, Mapping) and "label" in one]
+    else:
+        named = None
+    return [str(label).strip().strip("()").upper() for label in named] if isinstance(named, list) else []
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -388,7 +388,16 @@ def _with_names(paths: Sequence[Path]) -> list[tuple[str, Path]]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}; correct the path of the benchmark's files"
+        ) from error
 
 
 # ---- benchmarks as they are published --------------------------------------------------------------------------------

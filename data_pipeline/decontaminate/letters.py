@@ -15,14 +15,13 @@ import numpy as np
 from numba import njit
 
 from data_pipeline.signals.characters import BLANK, IDEOGRAPH, SIGN
-from data_pipeline.signals.hashing import Array
+from data_pipeline.signals.hashing import OF_STRETCHES, Array
 from data_pipeline.signals.tokens import mix
 
 Number: TypeAlias = "int | np.signedinteger[Any]"  # as compiled loops have them
 
 LONGEST = 1024  # letters of a stretch that is looked up
 
-_BASE = np.uint64(0x9FB21C651E98DF25)  # odd
 _NEW_LINE, _ZERO, _NINE = ord("\n"), ord("0"), ord("9")
 _BEHIND_MARKERS = tuple(map(ord, ".):"))
 _BEFORE_MARKERS = tuple(map(ord, "(["))
@@ -32,7 +31,7 @@ _LONGEST_NUMBER = 2
 
 def powers() -> Array:
     """Powers of the base of the hash, one for each length of a stretch."""
-    return np.concatenate([np.ones(1, np.uint64), np.full(LONGEST, _BASE)]).cumprod(dtype=np.uint64)
+    return np.concatenate([np.ones(1, np.uint64), np.full(LONGEST, OF_STRETCHES)]).cumprod(dtype=np.uint64)
 
 
 @njit(cache=True, inline="always")
@@ -83,7 +82,7 @@ def spell(
                 words += 1
             begins_L1[letters] = begins
             at_L[letters] = at
-            hashes_L1[letters + 1] = (hashes_L1[letters] + np.uint64(letter)) * _BASE
+            hashes_L1[letters + 1] = (hashes_L1[letters] + np.uint64(letter)) * OF_STRETCHES
             letters += 1
             between = kind == IDEOGRAPH
         at += 1
@@ -132,6 +131,6 @@ def signed(text_C: Array, at: int, stop: int, kinds: Array, folded: Array, count
         marks = line_begins and character in _LINE_MARKS and (at == stop or kinds[text_C[at]] == BLANK)
         line_begins = False
         if not marks and (kinds[character] == SIGN or folded[character]):
-            hash_ = (hash_ + np.uint64(character if kinds[character] == SIGN else folded[character])) * _BASE
+            hash_ = (hash_ + np.uint64(character if kinds[character] == SIGN else folded[character])) * OF_STRETCHES
             found += 1
     return mix(hash_), found

@@ -37,9 +37,10 @@ def hand(task: Hand, folder: Path) -> dict[str, Any]:
         records.write(folder / name, stored[_kept(stored[field], task.gone)])
     entries = np.load(task.folder / sketches.ENTRIES, allow_pickle=False)
     entries = entries[_kept(entries["key"], task.gone)]
-    them = sketches.read([task.folder], entries["key"])
+    them = sketches.Stored([task.folder]).read(entries["key"])
     entries["first"] = them.starts_N1[:-1]
-    return {"documents": len(entries)} | sketches.write(folder, [entries], [them.values])
+    sketches.write(folder, [entries], [them.values])
+    return {"documents": len(entries)}
 
 
 def _kept(documents: records.Records, gone: Sequence[Path]) -> Any:

@@ -25,12 +25,11 @@ def fingerprints(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
-def write(folder: Path, documents_D: npt.NDArray[np.uint64], fingerprints_D2: npt.NDArray[np.uint64]) -> dict[str, int]:
-    """Write the fingerprints of documents; returns their bytes by `fingerprints`."""
+def write(folder: Path, documents_D: npt.NDArray[np.uint64], fingerprints_D2: npt.NDArray[np.uint64]) -> None:
+    """Write the fingerprints of documents."""
     marks = np.empty(len(documents_D), FINGERPRINT)
     marks["key"], marks["rest"], marks["document"] = fingerprints_D2[:, 0], fingerprints_D2[:, 1], documents_D
     records.write(folder / FILE, marks)
-    return {"fingerprints": marks.nbytes}
 
 
 @dataclass(frozen=True)

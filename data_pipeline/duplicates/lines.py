@@ -27,6 +27,7 @@ from numba import njit
 
 from data_pipeline.engine import records
 from data_pipeline.signals.characters import BLANK, IDEOGRAPH, LETTER, characters
+from data_pipeline.signals.hashing import OF_WORDS
 from data_pipeline.signals.tokens import Tokens, mix
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -35,7 +36,6 @@ PASSAGE = np.dtype([("key", np.uint64), ("document", np.uint64), ("count", np.ui
 FILE = "passages.npy"
 COMMON_FILE = "common.npy"
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)
 _IDEOGRAPH_LETTERS = 3
 _DIGIT = np.uint64(ord("0"))
 
@@ -89,18 +89,16 @@ def summed(held: records.Records) -> records.Records:
     if not len(held):
         return held
     held = held[np.argsort(held["key"], kind="stable")]
-    begins = np.flatnonzero(np.append(True, held["key"][1:] != held["key"][:-1]))
+    begins = records.begins(held["key"])
     sums = held[begins]
     sums["document"] = np.minimum.reduceat(held["document"], begins)
     sums["count"] = np.add.reduceat(held["count"], begins)
     return sums
 
 
-def write(folder: Path, batches: Sequence[records.Records]) -> dict[str, int]:
-    """Write what `counted` told of the batches of a task; returns the bytes by `passages`."""
-    together = summed(np.concatenate([np.empty(0, PASSAGE), *batches]))
-    records.write(folder / FILE, together)
-    return {"passages": together.nbytes}
+def write(folder: Path, batches: Sequence[records.Records]) -> None:
+    """Write what `counted` told of the batches of a task."""
+    records.write(folder / FILE, summed(np.concatenate([np.empty(0, PASSAGE), *batches])))
 
 
 @dataclass(frozen=True)
@@ -197,8 +195,8 @@ def _passages(
                     is_blank &= kind == BLANK
                     if kind in (LETTER, IDEOGRAPH) and folded[character] != 0:
                         letter = np.uint64(folded[character]) if alpha[character] else _DIGIT
-                        line = (line + letter + np.uint64(1)) * _BASE
-                        paragraph = (paragraph + letter + np.uint64(1)) * _BASE
+                        line = (line + letter + np.uint64(1)) * OF_WORDS
+                        paragraph = (paragraph + letter + np.uint64(1)) * OF_WORDS
                         letters += _IDEOGRAPH_LETTERS if kind == IDEOGRAPH else 1
                 letters_L[n] = letters
                 paragraph_letters += letters

@@ -25,6 +25,7 @@ from numba import njit
 
 from data_pipeline.duplicates import sketches
 from data_pipeline.engine import records
+from data_pipeline.signals.hashing import OF_RUNS, OF_WORDS
 from data_pipeline.signals.tokens import ALPHABETIC, SPOKEN, Tokens, mix
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -32,8 +33,7 @@ Array: TypeAlias = npt.NDArray[Any]
 BANDS = np.dtype([("key", np.uint64), ("document", np.uint64), ("content", np.uint64)])
 FILE = "bands.npy"
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)
-_NUMBER = np.uint64(0xD6E8FEB86659FD93)  # stands for every word without letters
+_NUMBER = OF_RUNS  # stands for every word without letters
 _SEED = 20261126
 
 
@@ -93,11 +93,8 @@ def functions(count: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32
     return draws[:, 0] | np.uint32(1), draws[:, 1].copy()
 
 
-def write(folder: Path, batches: Iterable[tuple[npt.NDArray[np.uint64], Measured]]) -> dict[str, int]:
-    """Write the band keys and sketches of documents, given by ascending numbers and what was measured on them.
-
-    Returns the bytes of both, by `bands` and `sketches`.
-    """
+def write(folder: Path, batches: Iterable[tuple[npt.NDArray[np.uint64], Measured]]) -> None:
+    """Write the band keys and sketches of documents, given by ascending numbers and what was measured on them."""
     bands, entries, values, first = [], [], [np.empty(0, np.uint32)], 0
     for documents_D, measured in batches:
         has = np.flatnonzero(np.diff(measured.starts_D1))
@@ -115,9 +112,8 @@ def write(folder: Path, batches: Iterable[tuple[npt.NDArray[np.uint64], Measured
         entries.append(entry)
         values.append(measured.values)
         first += measured.values.size
-    together = np.concatenate([np.empty(0, BANDS), *bands])
-    records.write(folder / FILE, together)
-    return {"bands": together.nbytes} | sketches.write(folder, entries, values)
+    records.write(folder / FILE, np.concatenate([np.empty(0, BANDS), *bands]))
+    sketches.write(folder, entries, values)
 
 
 @njit(cache=True, nogil=True)
@@ -144,16 +140,15 @@ def _measure(
             _shingles(words, length, shingles[:count])
             _signature(shingles[:count], factors_H, addends_H, smallest_H)
             for b in range(keys_DB.shape[1]):
-                key = np.uint64(b + 1) * _BASE
+                key = np.uint64(b + 1) * OF_WORDS
                 for h in range(b * rows, (b + 1) * rows):
-                    key = (mix(key) + np.uint64(smallest_H[h]) + np.uint64(1)) * _BASE
+                    key = (mix(key) + np.uint64(smallest_H[h]) + np.uint64(1)) * OF_WORDS
                 keys_DB[d, b] = mix(key)
             held, whole_D[d] = _smallest(shingles[:count], most, buffer)
             content = np.uint64(whole_D[d])
             for i in range(held):
                 values[at + i] = buffer[i]
-                content = (content + np.uint64(buffer[i]) + np.uint64(1)) * _BASE
-                content ^= content >> np.uint64(32)
+                content = (content + np.uint64(buffer[i]) + np.uint64(1)) * OF_WORDS
             contents_D[d] = mix(content)
             at += held
         starts_D1[d + 1] = at
@@ -165,8 +160,7 @@ def _shingles(words: Array, length: int, shingles: Array) -> None:
     for i in range(shingles.size):
         run = np.uint64(0)
         for j in range(i, i + length):
-            run = (run + words[j]) * _BASE
-            run ^= run >> np.uint64(29)  # else the same words in another order would be alike
+            run = (run + words[j]) * OF_WORDS  # so that order counts
         shingles[i] = np.uint32(mix(run) >> np.uint64(32))
 
 

@@ -5,7 +5,7 @@ apart first: each is paired with the first of them alone. Of different contents 
 few. In a larger bucket each is paired with the first HUBS and with the NEIGHBOURS before it, by a hash of the
 content: no one hub is similar to all, and what a bucket misses another band or `survivors.py` finds. So a bucket of n
 documents costs at most about 16 n pairs, and neither numbers nor ranges of documents matter. A task holds its largest
-bucket whole, 24 bytes a document.
+bucket whole, some 80 bytes a document; pairs are written in pieces.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 EDGE = np.dtype([("key", np.uint64), ("other", np.uint64)])
 FILE = "edges.npy"
+PIECE = 2**21  # pairs that are found before they are written: 32 MiB
 
 HUBS, NEIGHBOURS = 8, 8  # up to 17 contents, every two are paired
 _BATCH = 20_000  # pairs whose sketches are in memory at once: 160 MB at most where sketches hold 1,000 values
@@ -42,14 +43,24 @@ class Candidates:
 
 
 def candidates(task: Candidates, folder: Path) -> dict[str, Any]:
-    """Write pairs, each once, with the smaller number as key."""
+    """Write pairs with the smaller number as key, into several `files` of PIECE pairs at most, each once in a file."""
     bands = records.read([one / minhash.FILE for one in task.folders], task.first, task.stop, minhash.BANDS)
     bands = bands[_shared(bands["key"])]
-    pairs = np.empty(_most_pairs(bands["key"]), EDGE)
-    count, largest = _pair(bands["key"], bands["content"], bands["document"], np.uint64(task.first_new), pairs)
-    pairs = distinct(pairs[:count])
-    np.save(folder / FILE, pairs, allow_pickle=False)
-    return {"pairs": len(pairs), "largest_bucket": largest}
+    # The order in which they come is that of files.
+    bands = bands[np.lexsort((bands["document"], bands["content"], bands["key"]))]
+    buffer = np.empty(min(PIECE, (HUBS + NEIGHBOURS) * (len(bands) + 1)), EDGE)
+    firsts = np.empty(len(bands), np.uint64)
+    at, different, found, largest = 0, 0, 0, 0
+    files: list[str] = []
+    while at < len(bands):
+        at, different, count, most = _pair(
+            bands["key"], bands["content"], bands["document"], np.uint64(task.first_new), at, different, firsts, buffer
+        )
+        piece = distinct(buffer[:count])
+        files.append(f"{len(files):06d}-{FILE}")
+        np.save(folder / files[-1], piece, allow_pickle=False)
+        found, largest = found + len(piece), max(largest, most)
+    return {"files": files, "pairs": found, "largest_bucket": largest}
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,10 @@ class Verify:
 def verify(task: Verify, folder: Path) -> dict[str, Any]:
     """Write similar pairs with the larger number as key."""
     pairs = distinct(records.read(task.candidates, task.first, task.stop, EDGE))
+    stored = sketches.Stored(task.folders)
     similar = np.concatenate(
-        [np.empty(0, np.bool_), *(_similar(pairs[at : at + _BATCH], task) for at in range(0, len(pairs), _BATCH))]
+        [np.empty(0, np.bool_)]
+        + [_similar(pairs[at : at + _BATCH], stored, task) for at in range(0, len(pairs), _BATCH)]
     )
     edges = np.empty(int(similar.sum()), EDGE)
     edges["key"], edges["other"] = pairs["other"][similar], pairs["key"][similar]
@@ -90,55 +103,44 @@ def distinct(edges: records.Records) -> records.Records:
     return edges[~again]
 
 
-def _similar(pairs: records.Records, task: Verify) -> npt.NDArray[np.bool_]:
+def _similar(pairs: records.Records, stored: sketches.Stored, task: Verify) -> npt.NDArray[np.bool_]:
     documents_N, places = np.unique(np.concatenate([pairs["key"], pairs["other"]]), return_inverse=True)
     pairs_P2 = np.ascontiguousarray(places.reshape(2, -1).T)
-    return sketches.similarities(sketches.read(task.folders, documents_N), pairs_P2, task.most) >= task.least
+    return sketches.similarities(stored.read(documents_N), pairs_P2, task.most) >= task.least
 
 
 def _shared(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     """Which sorted keys are not alone."""
-    shared = np.zeros(len(keys), np.bool_)
-    same = keys[1:] == keys[:-1]
-    shared[1:] |= same
-    shared[:-1] |= same
-    return shared
-
-
-def _most_pairs(keys: npt.NDArray[np.uint64]) -> int:
-    counts = np.unique(keys, return_counts=True)[1]
-    return int(np.minimum(counts * (counts - 1) // 2, counts * (HUBS + NEIGHBOURS)).sum())
+    counts = np.diff(np.append(records.begins(keys), keys.size))
+    return np.repeat(counts > 1, counts)
 
 
 @njit(cache=True, nogil=True)
-def _pair(keys: Array, contents: Array, documents: Array, first_new: np.uint64, pairs: Array) -> tuple[int, int]:
-    """Fill pairs; returns their number and the most contents of a bucket."""
-    count, begin, largest = 0, 0, 0
-    while begin < keys.size:
-        end = begin
-        while end < keys.size and keys[end] == keys[begin]:
-            end += 1
-        # By content, then by number: the order in which they come is that of files.
-        order = np.argsort(documents[begin:end])
-        members = documents[begin:end][order]
-        by_content = np.argsort(contents[begin:end][order], kind="mergesort")
-        firsts = np.empty(members.size, np.uint64)
-        different = 0
-        previous = np.uint64(0)
-        for n in range(members.size):
-            document = members[by_content[n]]
-            content = contents[begin + order[by_content[n]]]
-            if n == 0 or content != previous:
-                count = _pair_with(firsts, different, document, first_new, pairs, count)
-                firsts[different] = document
-                different += 1
-                previous = content
-            elif document >= first_new:
-                pairs[count]["key"], pairs[count]["other"] = firsts[different - 1], document
-                count += 1
-        largest = max(largest, different)
-        begin = end
-    return count, largest
+def _pair(
+    keys: Array, contents: Array, documents: Array, first_new: np.uint64, at: int, different: int, firsts: Array,
+    pairs: Array,
+) -> tuple[int, int, int, int]:  # fmt: skip
+    """Fill pairs, from a band on; returns the band to go on from, how many contents its bucket has before it, how many
+    pairs there are, and the most contents of a bucket.
+
+    Bands are by key, content and document. `firsts` holds the first document of each content of the bucket.
+    """
+    count, largest = 0, different
+    while at < keys.size and count + HUBS + NEIGHBOURS <= pairs.size:
+        document = documents[at]
+        begins = at == 0 or keys[at] != keys[at - 1]
+        if begins:
+            different = 0
+        if begins or contents[at] != contents[at - 1]:
+            count = _pair_with(firsts, different, document, first_new, pairs, count)
+            firsts[different] = document
+            different += 1
+            largest = max(largest, different)
+        elif document >= first_new:
+            pairs[count]["key"], pairs[count]["other"] = firsts[different - 1], document
+            count += 1
+        at += 1
+    return at, different, count, largest
 
 
 @njit(cache=True, nogil=True)

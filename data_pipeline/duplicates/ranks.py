@@ -33,7 +33,7 @@ def read(paths: Iterable[Path], documents_N: npt.NDArray[np.uint64]) -> records.
     """Ranks of documents, given by distinct ascending numbers."""
     ranks_N = np.zeros(documents_N.size, RANK)
     for path in paths:
-        begin, found = records.find(path, documents_N)
+        begin, found = records.find(np.load(path, mmap_mode="r", allow_pickle=False), documents_N)
         ranks_N[begin : begin + found.size] = found
     return ranks_N
 

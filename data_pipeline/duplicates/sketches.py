@@ -25,6 +25,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 ENTRY = np.dtype([("key", np.uint64), ("first", np.uint64), ("count", np.uint32), ("whole", np.uint32)])
 ENTRIES, VALUES = "sketched.npy", "sketches.npy"
+_OPEN = 200  # folders, of two files each; systems allow a process 1,024
 
 
 @dataclass(frozen=True)
@@ -39,33 +40,48 @@ class Sketches:
     whole_N: npt.NDArray[np.bool_]
 
 
-def write(folder: Path, entries: Sequence[records.Records], values: Sequence[npt.NDArray[np.uint32]]) -> dict[str, int]:
-    """Write sketches; returns their bytes by `sketches`."""
-    together = np.concatenate(values)
+def write(folder: Path, entries: Sequence[records.Records], values: Sequence[npt.NDArray[np.uint32]]) -> None:
+    """Write sketches."""
     records.write(folder / ENTRIES, np.concatenate([np.empty(0, ENTRY), *entries]))
-    np.save(folder / VALUES, together, allow_pickle=False)
-    return {"sketches": together.nbytes}
+    np.save(folder / VALUES, np.concatenate(values), allow_pickle=False)
 
 
-def read(folders: Sequence[Path], documents_N: npt.NDArray[np.uint64]) -> Sketches:
-    """The sketches of documents, given by distinct ascending numbers, of which every one was written.
+class Stored:
+    """Sketches that tasks wrote into folders, for as long as a task needs them."""
 
-    Reads only what belongs to them.
-    """
-    entries_N = np.zeros(documents_N.size, ENTRY)
-    slices: list[tuple[int, int, Path]] = []
-    for folder in folders:
-        begin, found = records.find(folder / ENTRIES, documents_N)
-        if found.size:
-            entries_N[begin : begin + found.size] = found
-            slices.append((begin, begin + found.size, folder))
-    starts_N1 = np.zeros(documents_N.size + 1, np.int64)
-    np.cumsum(entries_N["count"], out=starts_N1[1:])
-    values = np.empty(starts_N1[-1], np.uint32)
-    for begin, end, folder in slices:
-        stored = np.load(folder / VALUES, mmap_mode="r", allow_pickle=False)
-        _gather(stored, entries_N["first"][begin:end], starts_N1[begin : end + 1], values)
-    return Sketches(values, starts_N1, entries_N["whole"] != 0)
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Open their files, of which the first `_OPEN` stay open: a process may not open any number."""
+        self._folders = folders
+        self._open = [(_load(folder / ENTRIES), _load(folder / VALUES)) for folder in folders[:_OPEN]]
+
+    def read(self, documents_N: npt.NDArray[np.uint64]) -> Sketches:
+        """The sketches of documents, given by distinct ascending numbers, of which every one was written.
+
+        Reads only what belongs to them. Raises KeyError where one is missing.
+        """
+        entries_N = np.zeros(documents_N.size, ENTRY)
+        slices: list[tuple[int, int, int]] = []
+        for number in range(len(self._folders)):
+            begin, found = records.find(self._entries(number), documents_N)
+            if found.size:
+                entries_N[begin : begin + found.size] = found
+                slices.append((begin, begin + found.size, number))
+        starts_N1 = np.zeros(documents_N.size + 1, np.int64)
+        np.cumsum(entries_N["count"], out=starts_N1[1:])
+        values = np.empty(starts_N1[-1], np.uint32)
+        for begin, end, number in slices:
+            _gather(self._values(number), entries_N["first"][begin:end], starts_N1[begin : end + 1], values)
+        return Sketches(values, starts_N1, entries_N["whole"] != 0)
+
+    def _entries(self, number: int) -> records.Records:
+        return self._open[number][0] if number < _OPEN else _load(self._folders[number] / ENTRIES)
+
+    def _values(self, number: int) -> npt.NDArray[np.uint32]:
+        return self._open[number][1] if number < _OPEN else _load(self._folders[number] / VALUES)
+
+
+def _load(path: Path) -> Array:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def similarities(sketches: Sketches, pairs_P2: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.float32]:

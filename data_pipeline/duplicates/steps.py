@@ -84,7 +84,7 @@ def _steps(task: Similar, do: Do, most: int) -> Found:
     folders, gone, sketch, least, first_new = task.folders, task.gone, task.sketch, task.least, task.first_new
     ranges = records.ranges(_bytes(folders, BANDS_FILE), most)
     done = do("candidates", pairs.candidates, [pairs.Candidates(folders, first_new, *bounds) for bounds in ranges])
-    candidates = [folder / pairs.FILE for folder, _ in done]
+    candidates = [folder / name for folder, facts in done for name in facts["files"]]
     ranges = records.balanced(candidates, most)
     done = do("verify", pairs.verify, [pairs.Verify(candidates, folders, sketch, least, *bounds) for bounds in ranges])
     edges = [folder / pairs.FILE for folder, _ in done]

@@ -72,15 +72,17 @@ def survive(task: Survive, folder: Path) -> dict[str, Any]:
     # Sketches of the most preferred that stay of the cluster at hand, and of each its place, size and completeness.
     room, room_C3 = np.empty((COMPARED, task.most), np.uint32), np.zeros((COMPARED, 3), np.int64)
     held = 0
+    is_earlier_N = documents_N < np.uint64(task.first_new)
+    stored = sketches.Stored(task.folders)
     for begin in range(0, documents_N.size, _BATCH):
         batch = documents_N[begin : begin + _BATCH]
         by_number = np.argsort(batch)
-        them = sketches.read(task.folders, batch[by_number])
+        them = stored.read(batch[by_number])
         at_N = np.empty_like(by_number)
         at_N[by_number] = np.arange(by_number.size)
         held = _go_through(
             begin, at_N, them.values, them.starts_N1, them.whole_N, groups_N, is_gone_N,
-            documents_N < np.uint64(task.first_new), preferred_N1, preferred, task.most, task.least,
+            is_earlier_N, preferred_N1, preferred, task.most, task.least,
             room, room_C3, held, survivors_N,
         )  # fmt: skip
     goes = survivors_N != np.arange(documents_N.size)

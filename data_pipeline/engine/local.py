@@ -13,14 +13,13 @@ from typing import Any
 
 from conf.exits import DataError
 from conf.processes import deafen, end_with
-
-MOST_DEATHS = 3  # of workers that did the same task, and nothing else beside it
+from data_pipeline.engine.stage import MOST_DEATHS
 
 
 @dataclass(frozen=True)
 class Local:
-    """So many processes. When one is killed, what all were doing is done again, one by one: so the task at fault is
-    known, and costs nobody else anything."""
+    """So many processes. When one is killed, what all were doing is lost and done again, one by one, before anything
+    else: so the task at fault is known, and costs the others a second beginning at most."""
 
     workers: int
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError, DataError
+from data_pipeline.engine.stage import MOST_DEATHS
 
 _ROOMS = ("conf", "data_pipeline")
-_MOST_DEATHS = 3  # of workers or nodes that did the same task
 _ANSWER_SECONDS = 10.0
 _AHEAD = 2  # tasks for each core of the cluster that wait at Ray for their turn
 
@@ -26,9 +26,28 @@ class Ray:
     address: str
 
     def run(self, work: Callable[[tuple[int, Any]], int], tasks: Sequence[tuple[int, Any]]) -> Iterator[int]:
-        """See `Engine.run`. The cluster may grow and shrink meanwhile."""
-        import ray
+        """See `Engine.run`. The cluster may grow and shrink meanwhile.
 
+        A connection that this process has to Ray already is used, and left open.
+        """
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise  # the package is there, but broken: its own message says more
+            raise ConfigError(
+                "curation on a Ray cluster needs the package ray, which is not installed: pip install 'gemcutter[ray]'"
+            ) from None
+        if ray.is_initialized():
+            yield from self._run(ray, work, tasks)
+            return
+        self._connect(ray)
+        try:
+            yield from self._run(ray, work, tasks)
+        finally:
+            ray.shutdown()
+
+    def _connect(self, ray: Any) -> None:
         here = Path(__file__).parents[2]
         try:
             _knock(self.address)
@@ -36,14 +55,15 @@ class Ray:
                 self.address,
                 runtime_env={"py_modules": [str(here / room) for room in _ROOMS]},
                 log_to_driver=False,
-                ignore_reinit_error=True,
             )
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"curate.ray={self.address}: no Ray cluster answers there ({error}): start one (`ray start --head`), "
-                "name another, or use curate.engine=local"
+                f"{self.address}: no Ray cluster answers there ({error}): start one (`ray start --head`), or correct "
+                "the address"
             ) from error
-        remote = ray.remote(num_cpus=1, max_retries=_MOST_DEATHS - 1)(work_on)
+
+    def _run(self, ray: Any, work: Callable[[tuple[int, Any]], int], tasks: Sequence[tuple[int, Any]]) -> Iterator[int]:
+        remote = ray.remote(num_cpus=1, max_retries=MOST_DEATHS - 1)(work_on)
         under_way: dict[Any, tuple[int, Any]] = {}
         waiting = iter(tasks)
         try:
@@ -60,7 +80,6 @@ class Ray:
         finally:
             for reference in under_way:
                 ray.cancel(reference, force=True)
-            ray.shutdown()
 
 
 def _knock(address: str) -> None:
@@ -81,8 +100,18 @@ def _result(ray: Any, reference: Any, task: tuple[int, Any]) -> int:
         return number
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None  # as it was raised there
+    except (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.LocalRayletDiedError,
+        ray.exceptions.OutOfMemoryError,
+    ) as error:
+        raise DataError(
+            f"task {task[0]} ({task[1]}) ended {MOST_DEATHS} Ray workers or nodes, most likely for want of memory "
+            f"({type(error).__name__}): give them more, or take out what it reads"
+        ) from error
     except ray.exceptions.RayError as error:
         raise DataError(
-            f"task {task[0]} ({task[1]}) ended {_MOST_DEATHS} Ray workers or nodes, most likely for want of memory "
-            f"({type(error).__name__}): give them more, or take out what it reads"
+            f"task {task[0]} ({task[1]}) was not done, as Ray failed ({type(error).__name__}: {error}): look into its "
+            "logs, then start again"
         ) from error

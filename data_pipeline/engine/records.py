@@ -59,13 +59,12 @@ def balanced(paths: Iterable[Path], most: int = RANGE_BYTES) -> list[tuple[int, 
     return list(itertools.pairwise([0, *inner[inner > 0].tolist(), _KEYS]))
 
 
-def find(path: Path, wanted: npt.NDArray[np.uint64]) -> tuple[int, Records]:
-    """Of distinct ascending keys, those that lie between the first and the last key of a file.
+def find(records: Records, wanted: npt.NDArray[np.uint64]) -> tuple[int, Records]:
+    """Of distinct ascending keys, those that lie between the first and the last key of a file, mapped into memory.
 
     Returns the place of the first of them, and the record of each. Reads only what it looks at. Raises KeyError where
     the file holds no record of one of them.
     """
-    records = np.load(path, mmap_mode="r", allow_pickle=False)
     if not len(records):
         return 0, np.empty(0, records.dtype)
     first, last = np.searchsorted(wanted, np.array([records["key"][0], records["key"][-1]], np.uint64))
@@ -73,7 +72,8 @@ def find(path: Path, wanted: npt.NDArray[np.uint64]) -> tuple[int, Records]:
     places = places_of(records["key"], wanted[first:last])
     found = np.array(records[np.minimum(places, len(records) - 1)])
     if not np.array_equal(found["key"], wanted[first:last]):
-        raise KeyError(f"{path} lacks records of some keys from {wanted[first]} to {wanted[last - 1]}")
+        name = getattr(records, "filename", "what is in memory")
+        raise KeyError(f"{name} lacks records of some keys from {wanted[first]} to {wanted[last - 1]}")
     return int(first), found
 
 
@@ -85,6 +85,13 @@ def among(paths: Iterable[Path], wanted: npt.NDArray[np.uint64]) -> npt.NDArray[
         if len(keys):
             is_there |= keys[np.minimum(places_of(keys, wanted), len(keys) - 1)] == wanted
     return is_there
+
+
+def begins(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """Where runs of equal keys begin, among sorted ones."""
+    is_first = np.ones(keys.size, np.bool_)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return np.flatnonzero(is_first)
 
 
 @njit(cache=True)

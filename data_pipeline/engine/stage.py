@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from conf.exits import DataError
+from data_pipeline.durable import sync
 
 Task = TypeVar("Task")
 Facts = dict[str, Any]
 
+MOST_DEATHS = 3  # of workers that did the same task: it is not tried again
 _FACTS = "facts.json"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -48,7 +50,7 @@ class Engine(Protocol):
     def run(self, work: Callable[[tuple[int, Any]], int], tasks: Sequence[tuple[int, Any]]) -> Iterator[int]:
         """Do `work` on each; gives the number of each that is done, in any order.
 
-        Raises what `work` raises, and DataError where a task's worker died again and again.
+        Raises what `work` raises, and DataError where a task's workers died MOST_DEATHS times.
         """
         ...
 
@@ -104,22 +106,14 @@ def _perform(work: Callable[[Any, Path], Facts], stage: Path, numbered: tuple[in
         facts = work(task, attempt)
         (attempt / _FACTS).write_text(json.dumps(facts, sort_keys=True) + "\n", "utf-8", newline="\n")
         for path in attempt.iterdir():
-            _sync(path)
-        _sync(attempt)
+            sync(path)
+        sync(attempt)
         try:
             os.rename(attempt, committed)
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise  # else somebody did the same task meanwhile, and wrote the same
-        _sync(stage)
+        sync(stage)
     finally:
         shutil.rmtree(attempt, ignore_errors=True)
     return number
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

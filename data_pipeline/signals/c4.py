@@ -103,7 +103,8 @@ def _judged(tokens: Tokens, unspaced_D: Array) -> tuple[_Lines, Array]:
     text_C, properties = tokens.text_C, characters().properties
     document = np.repeat(np.arange(len(unspaced_D)), np.diff(tokens.lines_D1))
     cut_C = np.zeros(text_C.size, np.bool_)
-    first, stop, words, longest = _between_blanks(text_C, tokens.starts_L, tokens.ends_L, properties)
+    first, stop = tokens.firsts_L, tokens.stops_L
+    words, longest = _blank_words(text_C, first, stop, properties)
     phrases, curly, citations = _scan(
         text_C, first, stop, properties, _PHRASES.letters_PL, _PHRASES.first_A, _PHRASES.second_A,
         _CITATIONS.letters_PL, cut_C,
@@ -151,17 +152,11 @@ def _cut(starts_L: Array, ends_L: Array, first_L: Array, stop_L: Array, kept_L: 
 
 
 @njit(cache=True)
-def _between_blanks(text_C: Array, starts_L: Array, ends_L: Array, properties: Array) -> tuple[Array, ...]:
-    """Of each line: where it begins and ends without blanks, the words that blanks part, characters of the longest."""
-    first_L, stop_L = starts_L.copy(), ends_L.copy()
-    words_L, longest_L = np.zeros(starts_L.size, np.int32), np.zeros(starts_L.size, np.int32)
-    for line in range(starts_L.size):
-        first, stop = starts_L[line], ends_L[line]
-        while first < stop and properties[text_C[first]] & SPACE:
-            first += 1
-        while first < stop and properties[text_C[stop - 1]] & SPACE:
-            stop -= 1
-        first_L[line], stop_L[line] = first, stop
+def _blank_words(text_C: Array, first_L: Array, stop_L: Array, properties: Array) -> tuple[Array, Array]:
+    """Of each line: the words that blanks part, and characters of the longest."""
+    words_L, longest_L = np.zeros(first_L.size, np.int32), np.zeros(first_L.size, np.int32)
+    for line in range(first_L.size):
+        first, stop = first_L[line], stop_L[line]
         words, longest, begin = 0, 0, first
         for at in range(first, stop):
             if properties[text_C[at]] & SPACE:
@@ -169,7 +164,7 @@ def _between_blanks(text_C: Array, starts_L: Array, ends_L: Array, properties: A
                 longest = max(longest, at - begin)
                 begin = at + 1
         words_L[line], longest_L[line] = words + (stop > begin), max(longest, stop - begin)
-    return first_L, stop_L, words_L, longest_L
+    return words_L, longest_L
 
 
 @njit(cache=True)

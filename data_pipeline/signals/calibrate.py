@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from data_pipeline.signals.gopher import MOST_STOP_WORDS
 from data_pipeline.signals.thresholds import DEFAULTS, OTHERS, SETS, Columns, Rule, Thresholds, rules
-from data_pipeline.signals.tokens import ALPHABETIC, Tokens
+from data_pipeline.signals.tokens import ALPHABETIC, Tokens, batches
 
 Way: TypeAlias = Literal["tail", "quantile", "deviation"]
 
@@ -43,6 +43,7 @@ FEWEST_DOCUMENTS = 100
 TAIL = 0.01  # what each rule may cost of documents that are good
 STOP_WORD_SHARES, FEWEST_STOP_WORDS = (0.008, 0.003), 8
 DECIMALS = 3
+_BATCH_CHARACTERS = 1 << 20
 FORMAT = 1
 
 
@@ -116,7 +117,7 @@ def find_stop_words(texts: Iterable[str]) -> tuple[str, ...]:
     counts: dict[int, int] = {}
     words: dict[int, str] = {}
     total = 0
-    for batch in _batches(texts):
+    for batch in batches(texts, _BATCH_CHARACTERS):
         tokens = Tokens.of(batch)
         spoken = np.flatnonzero(tokens.kinds_W & ALPHABETIC)
         total += int(spoken.size)
@@ -133,21 +134,6 @@ def find_stop_words(texts: Iterable[str]) -> tuple[str, ...]:
         if len(found) >= FEWEST_STOP_WORDS:
             break
     return tuple(found[:MOST_STOP_WORDS])
-
-
-_BATCH_CHARACTERS = 1 << 20
-
-
-def _batches(texts: Iterable[str]) -> Iterable[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 def _documents(columns: Columns, language: str) -> int:
@@ -207,8 +193,8 @@ def load(text: str) -> dict[str, Calibrated]:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("languages"), dict):
         raise ValueError("no calibrated limits: the key languages is missing")
-    if content.get("format", 0) > FORMAT:
-        raise ValueError(f"format {content['format']} of calibrated limits, this version reads up to {FORMAT}")
+    if not _is_count(content.get("format", 0)) or content.get("format", 0) > FORMAT:
+        raise ValueError(f"format {content['format']!r} of calibrated limits, this version reads up to {FORMAT}")
     return {language: _loaded(language, entry) for language, entry in content["languages"].items()}
 
 
@@ -218,7 +204,13 @@ def _loaded(language: str, entry: Any) -> Calibrated:
     words = entry["stop_words"]
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"{language}: stop_words is no list of words")
-    return Calibrated(_thresholds(language, entry["thresholds"]), tuple(words), int(entry["documents"]))
+    if not _is_count(entry["documents"]):
+        raise ValueError(f"{language}: documents is no count")
+    return Calibrated(_thresholds(language, entry["thresholds"]), tuple(words), entry["documents"])
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _thresholds(language: str, entry: Any) -> Thresholds:
@@ -230,7 +222,14 @@ def _thresholds(language: str, entry: Any) -> Thresholds:
         known = {field.name for field in dataclasses.fields(kind)}
         if limits is not None and (not isinstance(limits, dict) or not set(limits) <= known):
             raise ValueError(f"{language}: thresholds.{name} holds other limits than {', '.join(sorted(known))}")
-        if limits and (wrong := [key for key, limit in limits.items() if not isinstance(limit, int | float | None)]):
-            raise ValueError(f"{language}: thresholds.{name}.{wrong[0]} is no number")
+        for key, limit in (limits or {}).items():
+            if key == "terminal_punctuation" and not isinstance(limit, bool):
+                raise ValueError(f"{language}: thresholds.{name}.{key} is neither true nor false")
+            if key != "terminal_punctuation" and not _is_limit(limit):
+                raise ValueError(f"{language}: thresholds.{name}.{key} is no number")
         sets[name] = None if limits is None else kind(**limits)
     return Thresholds(**sets)
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))

@@ -33,7 +33,7 @@ _IDEOGRAPHS = (
     (0x20000, 0x323AF),
 )
 _JOINERS = (0x00AD, 0x200C, 0x200D)  # format characters inside words of Persian and Indian languages; soft hyphens
-_PLANES_THAT_FOLD = 0x20000  # beyond, nothing has case or accents
+_PLANES_THAT_FOLD = 0x20000  # beyond, there are marks, but nothing has case or accents
 
 # What a character may be besides its kind.
 SPACE = 1  # `str.isspace`, which parts words in `str.split`
@@ -102,10 +102,10 @@ def characters() -> Characters:
     alpha = np.array([category[0] == "L" for category in categories], np.uint8)
     folded = np.arange(0x110000, dtype=np.uint32)
     for point in range(_PLANES_THAT_FOLD):
-        if categories[point][0] == "M" or point in _JOINERS:
-            folded[point] = 0
-        elif kinds[point] in (LETTER, IDEOGRAPH):
+        if kinds[point] in (LETTER, IDEOGRAPH):
             folded[point] = _folded(every[point])
+    folded[[category[0] == "M" for category in categories]] = 0
+    folded[list(_JOINERS)] = 0
     return Characters(kinds, alpha, folded, _affixes(categories), _properties(every, categories))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from data_pipeline.signals.characters import SPACE, TERMINAL, characters
+from data_pipeline.signals.characters import TERMINAL, characters
 from data_pipeline.signals.gopher import LETTERS_PER_WORD
 from data_pipeline.signals.hashing import Array, nonzero, place, room
 from data_pipeline.signals.tokens import IDEOGRAPHIC, Tokens
@@ -19,8 +19,9 @@ SHORT_LINE = 30  # characters
 def measure(tokens: Tokens, unspaced_D: Array) -> dict[str, Array]:
     """A column for each rule; NaN where a document holds blank lines only."""
     lines, ended, short, repeated = _count(
-        tokens.text_C, tokens.starts_L, tokens.ends_L, tokens.hashes_L, tokens.lines_D1, characters().properties
-    )
+        tokens.text_C, tokens.starts_L, tokens.ends_L, tokens.firsts_L, tokens.hashes_L, tokens.lines_D1,
+        characters().properties,
+    )  # fmt: skip
     line_feeds = np.diff(tokens.lines_D1) - 1
     counted = np.where(lines > 0, lines, np.nan)
     return {
@@ -43,7 +44,9 @@ def _words(tokens: Tokens, unspaced_D: Array) -> Array:
 
 
 @njit(cache=True)
-def _count(text_C: Array, starts_L: Array, ends_L: Array, hashes_L: Array, lines_D1: Array, properties: Array) -> Array:
+def _count(
+    text_C: Array, starts_L: Array, ends_L: Array, firsts_L: Array, hashes_L: Array, lines_D1: Array, properties: Array
+) -> Array:  # fmt: skip
     """[4, documents]: lines, lines that end in punctuation, short lines, characters of lines that were met before."""
     D = lines_D1.size - 1
     counts = np.zeros((4, D))
@@ -52,10 +55,8 @@ def _count(text_C: Array, starts_L: Array, ends_L: Array, hashes_L: Array, lines
         places = room(lines_D1[d + 1] - lines_D1[d])
         table[:places] = 0
         for line in range(lines_D1[d], lines_D1[d + 1]):
-            first, stop = starts_L[line], ends_L[line]
-            while first < stop and properties[text_C[first]] & SPACE:
-                first += 1
-            if first == stop:
+            stop = ends_L[line]
+            if firsts_L[line] == stop:
                 continue
             length = stop - starts_L[line]
             counts[0, d] += 1

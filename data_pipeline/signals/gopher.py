@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numba import njit
 
-from data_pipeline.signals.characters import SPACE, characters
-from data_pipeline.signals.hashing import Array, nonzero, place, room
+from data_pipeline.signals.hashing import Array, fill, nonzero, place, room
 from data_pipeline.signals.tokens import ALPHABETIC, IDEOGRAPHIC, SPOKEN, Tokens
 
 STOP_WORDS = {"en": ("the", "be", "to", "of", "and", "that", "have", "with")}
@@ -26,14 +25,12 @@ def measure(
     tokens: Tokens, languages: Sequence[str], unspaced_D: Array, stop_words: Mapping[str, Sequence[str]] = STOP_WORDS
 ) -> dict[str, Array]:
     """A column for each rule. NaN, or -1 of `stop_words`, where one makes no sense for the language."""
-    documents = len(languages)
     known = sorted(set(languages) & stop_words.keys())
     tables, bits = _stop_word_tables([stop_words[language] for language in known])
     table_D = np.array([known.index(one) if one in known else -1 for one in languages], np.int64)
     words, letters, found, different, hashes, ellipses, alphabetic, bullets, trailing = _count(
         tokens.text_C, tokens.texts_D1, tokens.starts_W, tokens.ends_W, tokens.hashes_W, tokens.kinds_W,
-        tokens.words_D1, tokens.starts_L, tokens.ends_L, tokens.lines_D1, characters().properties, tables, bits,
-        table_D, unspaced_D,
+        tokens.words_D1, tokens.firsts_L, tokens.stops_L, tokens.lines_D1, tables, bits, table_D, unspaced_D,
     )  # fmt: skip
     lines = np.diff(tokens.lines_D1)
     spaced = np.where(unspaced_D, np.nan, 1.0)
@@ -45,7 +42,7 @@ def measure(
         "bullet_lines": (bullets / lines).astype(np.float32),
         "ellipsis_lines": (trailing / lines).astype(np.float32),
         "alphabetic_words": (spaced * alphabetic / np.maximum(found, 1)).astype(np.float32),
-        "stop_words": np.where(table_D < 0, -1, different).astype(np.int32).reshape(documents),
+        "stop_words": np.where(table_D < 0, -1, different).astype(np.int32),
     }
 
 
@@ -60,23 +57,14 @@ def _stop_word_tables(lists: Sequence[Sequence[str]]) -> tuple[Array, Array]:
         tokens = Tokens.of(words)
         if wrong := [word for word, count in zip(words, np.diff(tokens.words_D1), strict=True) if count != 1]:
             raise ValueError(f"stop words {wrong} are not single words, so no text would hold them")
-        _fill(tokens.hashes_W, tables[row], bits[row])
+        bits[row, fill(tokens.hashes_W, tables[row])] = np.uint64(1) << np.arange(len(words), dtype=np.uint64)
     return tables, bits
-
-
-@njit(cache=True)
-def _fill(hashes_W: Array, table: Array, bits: Array) -> None:
-    for w in range(hashes_W.size):
-        hash_ = nonzero(hashes_W[w])
-        at = place(table, table.size, hash_)
-        table[at], bits[at] = hash_, np.uint64(1) << np.uint64(w)
 
 
 @njit(cache=True)
 def _count(
     text_C: Array, texts_D1: Array, starts_W: Array, ends_W: Array, hashes_W: Array, kinds_W: Array, words_D1: Array,
-    starts_L: Array, ends_L: Array, lines_D1: Array, properties: Array, tables: Array, bits: Array, table_D: Array,
-    unspaced_D: Array,
+    firsts_L: Array, stops_L: Array, lines_D1: Array, tables: Array, bits: Array, table_D: Array, unspaced_D: Array,
 ) -> tuple[Array, ...]:  # fmt: skip
     """For each document: words and their letters; all found, signs among them; different stop words; hashes; ellipses;
     words with a letter; lines that begin with a bullet; lines that end in an ellipsis."""
@@ -114,13 +102,9 @@ def _count(
             ellipses += character == _ELLIPSIS or (stops > 0 and stops % 3 == 0)
         hashes_D[d], ellipses_D[d] = hashes, ellipses
         for line in range(lines_D1[d], lines_D1[d + 1]):
-            first, stop = starts_L[line], ends_L[line]
-            while first < stop and properties[text_C[first]] & SPACE:
-                first += 1
+            first, stop = firsts_L[line], stops_L[line]
             if first == stop:
                 continue
-            while properties[text_C[stop - 1]] & SPACE:
-                stop -= 1
             bullets_D[d] += text_C[first] == _BULLET or text_C[first] == _MINUS
             trailing_D[d] += text_C[stop - 1] == _ELLIPSIS or (
                 stop - first >= 3

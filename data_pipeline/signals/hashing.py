@@ -14,6 +14,12 @@ from numba import njit
 
 Array: TypeAlias = npt.NDArray[Any]
 
+# Odd numbers that hashes are made with: so equal things that are hashed for two purposes differ.
+OF_WORDS = np.uint64(0x9E3779B97F4A7C15)  # and lines and shingles; about 2**64 over the golden ratio
+OF_RUNS = np.uint64(0xD6E8FEB86659FD93)  # of words
+OF_STRETCHES = np.uint64(0x9FB21C651E98DF25)  # of letters
+MIX = np.uint64(0xFF51AFD7ED558CCD)  # spreads sums over all bits, as in the finaliser of MurmurHash3
+
 _LEAST_ROOM = 16
 
 
@@ -40,3 +46,14 @@ def place(table: Array, places: int, hash_: np.uint64) -> np.int64:
 def nonzero(hash_: np.uint64) -> np.uint64:
     """The hash, with 0 taken for 1."""
     return hash_ if hash_ != np.uint64(0) else np.uint64(1)
+
+
+@njit(cache=True)
+def fill(keys: Array, table: Array) -> Array:
+    """Put hashes into a table; returns where each stands."""
+    places = np.zeros(keys.size, np.int64)
+    for n in range(keys.size):
+        hash_ = nonzero(keys[n])
+        places[n] = place(table, table.size, hash_)
+        table[places[n]] = hash_
+    return places

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from data_pipeline.signals.characters import DECIMAL, DIGIT, IDEOGRAPH, LETTER, SPACE, UPPER, characters
+from data_pipeline.signals.gopher import STOP_WORDS
 from data_pipeline.signals.hashing import Array
 from data_pipeline.signals.phrases import ASCII, Phrases, lower, matched
 from data_pipeline.signals.tokens import SPOKEN, Tokens
@@ -29,7 +30,7 @@ _COUNTED = Phrases.of(
     ("likes", "shares", "comments", "retweets", "reposts", "quotes", "bookmarks", "upvotes", "downvotes", "downloads",
      "views", "followers")
 ).letters_PL  # fmt: skip
-_STOP_WORDS = Phrases.of(("the", "be", "to", "of", "and", "that", "have", "with"))
+_STOP_WORDS = Phrases.of(STOP_WORDS["en"])
 _BULLETS = tuple(map(ord, "●•*-"))
 _STOP, _COMMA, _HASH, _ELLIPSIS, _BLANK, _UNDERSCORE = map(ord, ".,#… _")
 _THOUSANDS = tuple(map(ord, "kmb"))
@@ -40,7 +41,7 @@ _TOKENS, _CHARACTERS, _ALPHABETIC, _STOPS, _SYMBOLS, _LINES, _BULLETED, _TRAILIN
 def measure(tokens: Tokens, unspaced_D: Array) -> dict[str, Array]:
     """A column for each rule. NaN, or -1 of `refinedweb_stop_words`, where words make no sense for the script."""
     counts = _count(
-        tokens.text_C, tokens.texts_D1, tokens.starts_L, tokens.ends_L, tokens.lines_D1, characters().properties,
+        tokens.text_C, tokens.texts_D1, tokens.firsts_L, tokens.stops_L, tokens.lines_D1, characters().properties,
         characters().alpha, _STOP_WORDS.letters_PL, _STOP_WORDS.first_A, _STOP_WORDS.second_A,
     )  # fmt: skip
     cut_C = _edited(tokens, unspaced_D)
@@ -204,7 +205,7 @@ def _cut_phrases(text_C: Array, first: int, stop: int, properties: Array, cut: A
 
 @njit(cache=True)
 def _count(
-    text_C: Array, texts_D1: Array, starts_L: Array, ends_L: Array, lines_D1: Array, properties: Array, alpha: Array,
+    text_C: Array, texts_D1: Array, firsts_L: Array, stops_L: Array, lines_D1: Array, properties: Array, alpha: Array,
     stop_words: Array, first_A: Array, second_A: Array,
 ) -> Array:  # fmt: skip
     """[8, documents]: words that blanks part, their characters, those with a letter, stop words, symbols, lines that
@@ -228,13 +229,9 @@ def _count(
             begin, letters = at + 1, 0
         counts[_SYMBOLS, d] = _symbols(text_C, texts_D1[d], stop)
         for line in range(lines_D1[d], lines_D1[d + 1]):
-            first, end = starts_L[line], ends_L[line]
-            while first < end and properties[text_C[first]] & SPACE:
-                first += 1
+            first, end = firsts_L[line], stops_L[line]
             if first == end:
                 continue
-            while properties[text_C[end - 1]] & SPACE:
-                end -= 1
             counts[_LINES, d] += 1
             counts[_BULLETED, d] += text_C[first] in _BULLETS
             counts[_TRAILING, d] += (

@@ -12,13 +12,11 @@ import numpy as np
 from numba import njit
 
 from data_pipeline.signals.gopher import LETTERS_PER_WORD
-from data_pipeline.signals.hashing import Array, nonzero, place, room
+from data_pipeline.signals.hashing import OF_RUNS, Array, nonzero, place, room
 from data_pipeline.signals.tokens import Tokens, mix
 
 TOP = (2, 3, 4)  # words of an n-gram
 DUPLICATE = (5, 6, 7, 8, 9, 10)
-
-_BASE = np.uint64(0xD6E8FEB86659FD93)  # odd, so that it has an inverse
 
 
 def measure(tokens: Tokens, unspaced_D: Array) -> dict[str, Array]:
@@ -68,7 +66,7 @@ def _lines(starts_L: Array, ends_L: Array, hashes_L: Array, lines_D1: Array) -> 
                 continue
             begin, hash_ = starts_L[line], np.uint64(0)
             while line < stop and ends_L[line] > starts_L[line]:
-                hash_ = (hash_ + hashes_L[line]) * _BASE
+                hash_ = (hash_ + hashes_L[line]) * OF_RUNS
                 line += 1
             hash_ = nonzero(mix(hash_))
             at = place(table, places, hash_)
@@ -96,7 +94,7 @@ def _grams(
         first = words_D1[d]
         words = words_D1[d + 1] - first
         for w in range(words):  # of all words before each, so that the hash and length of a run are one difference
-            hashes[w + 1] = hashes[w] * _BASE + hashes_W[first + w]
+            hashes[w + 1] = hashes[w] * OF_RUNS + hashes_W[first + w]
             lengths[w + 1] = lengths[w] + ends_W[first + w] - starts_W[first + w]
         for g in range(sizes.size):
             size = sizes[g] * letters_D[d]
@@ -104,7 +102,7 @@ def _grams(
                 continue
             power = np.uint64(1)
             for _ in range(size):
-                power *= _BASE
+                power *= OF_RUNS
             places = room(words)
             table[:places] = 0
             if g < tops:

@@ -13,7 +13,7 @@ Axes: C characters, W words, L lines, D documents; `words_D1[d]:words_D1[d + 1]`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,9 +30,11 @@ from data_pipeline.signals.characters import (
     OPENS,
     PARTS,
     SIGN,
+    SPACE,
     UPPER,
     characters,
 )
+from data_pipeline.signals.hashing import MIX, OF_WORDS
 
 Array: TypeAlias = npt.NDArray[Any]
 Positions: TypeAlias = npt.NDArray[np.int32]
@@ -42,8 +44,6 @@ ALPHABETIC = 1  # a word holds a letter
 SPOKEN = 2  # a word holds a letter or a digit: it is no bare sign
 IDEOGRAPHIC = 4  # a word is one letter of a script without blanks
 
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, and about 2**64 over the golden ratio
-_MIX = np.uint64(0xFF51AFD7ED558CCD)  # of the finaliser of MurmurHash3
 _NEW_LINE, _APOSTROPHE, _RIGHT_QUOTE = ord("\n"), ord("'"), 0x2019
 _STOP, _COMMA, _PLUS, _PERCENT, _COLON, _SLASH, _AT, _W, _ZERO, _NINE = map(ord, ".,+%:/@w09")
 _HYPHEN, _DASH, _LONGEST_HYPHEN, _LONGEST_DASH = ord("-"), ord("—"), 3, 2
@@ -63,6 +63,7 @@ class Tokens:
     folded_W     equal for words whose letters and digits differ in case, width and accents only
     kinds_W      ALPHABETIC, SPOKEN and IDEOGRAPHIC, as bits
     starts_L, ends_L   of lines, without their line feed; a document has one more line than line feeds
+    firsts_L, stops_L  of lines without the blanks at their ends; both the end where there is nothing else
     hashes_L     equal for equal lines
     lines_D1, words_D1   first line and first word of each document
     """
@@ -77,6 +78,8 @@ class Tokens:
     words_D1: npt.NDArray[np.int64]
     starts_L: Positions
     ends_L: Positions
+    firsts_L: Positions
+    stops_L: Positions
     hashes_L: Hashes
     lines_D1: npt.NDArray[np.int64]
 
@@ -93,18 +96,19 @@ class Tokens:
         kinds_W = np.empty(room, np.uint8)
         words_D1 = np.zeros(len(texts) + 1, np.int64)
         starts_L, ends_L = np.empty(room + len(texts), np.int32), np.empty(room + len(texts), np.int32)
+        firsts_L, stops_L = np.empty(room + len(texts), np.int32), np.empty(room + len(texts), np.int32)
         hashes_L = np.empty(room + len(texts), np.uint64)
         lines_D1 = np.zeros(len(texts) + 1, np.int64)
         _words(
             text_C, texts_D1, table.kinds, table.alpha, table.folded, table.affixes, table.properties,
             starts_W, ends_W, hashes_W, folded_W, kinds_W, words_D1,
         )  # fmt: skip
-        _lines(text_C, texts_D1, starts_L, ends_L, hashes_L, lines_D1)
+        _lines(text_C, texts_D1, table.properties, starts_L, ends_L, firsts_L, stops_L, hashes_L, lines_D1)
         words, lines = words_D1[-1], lines_D1[-1]
         return Tokens(
             text_C, texts_D1, starts_W[:words].copy(), ends_W[:words].copy(), hashes_W[:words].copy(),
             folded_W[:words].copy(), kinds_W[:words].copy(), words_D1, starts_L[:lines].copy(), ends_L[:lines].copy(),
-            hashes_L[:lines].copy(), lines_D1,
+            firsts_L[:lines].copy(), stops_L[:lines].copy(), hashes_L[:lines].copy(), lines_D1,
         )  # fmt: skip
 
 
@@ -112,8 +116,22 @@ class Tokens:
 def mix(hash_: np.uint64) -> np.uint64:
     """Spread a sum over all bits."""
     hash_ ^= hash_ >> np.uint64(33)
-    hash_ *= _MIX
+    hash_ *= MIX
     return hash_ ^ (hash_ >> np.uint64(29))
+
+
+def batches(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """The texts in their order, each batch of so many characters or as many more as its last text brings."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 # The loops below hand single characters to functions and no arrays: numba counts references to those at each call,
@@ -204,11 +222,11 @@ def _words(
         exact, fold, flags = np.uint64(0), np.uint64(0), 0
         for at in range(starts_W[w], ends_W[w]):
             character = text_C[at]
-            exact = (exact + np.uint64(character) + np.uint64(1)) * _BASE
+            exact = (exact + np.uint64(character) + np.uint64(1)) * OF_WORDS
             if kinds[character] != SIGN:
                 flags |= SPOKEN
                 if folded[character]:
-                    fold = (fold + np.uint64(folded[character]) + np.uint64(1)) * _BASE
+                    fold = (fold + np.uint64(folded[character]) + np.uint64(1)) * OF_WORDS
                 if alpha[character]:
                     flags |= ALPHABETIC
         if kinds[text_C[starts_W[w]]] == IDEOGRAPH:
@@ -268,19 +286,26 @@ def _is_digit(character: int) -> bool:
 
 
 @njit(cache=True)
-def _lines(text_C: Array, texts_D1: Array, starts_L: Array, ends_L: Array, hashes_L: Array, lines_D1: Array) -> None:
+def _lines(
+    text_C: Array, texts_D1: Array, properties: Array, starts_L: Array, ends_L: Array, firsts_L: Array, stops_L: Array,
+    hashes_L: Array, lines_D1: Array,
+) -> None:  # fmt: skip
     count = 0
     for d in range(texts_D1.size - 1):
         starts_L[count] = texts_D1[d]
         line = np.uint64(0)
-        for at in range(texts_D1[d], texts_D1[d + 1]):
-            if text_C[at] == _NEW_LINE:
-                ends_L[count], hashes_L[count] = at, mix(line)
+        for at in range(texts_D1[d], texts_D1[d + 1] + 1):
+            if at == texts_D1[d + 1] or text_C[at] == _NEW_LINE:
+                first, stop = starts_L[count], at
+                while first < stop and properties[text_C[first]] & SPACE:
+                    first += 1
+                while first < stop and properties[text_C[stop - 1]] & SPACE:
+                    stop -= 1
+                firsts_L[count], stops_L[count], ends_L[count], hashes_L[count] = first, stop, at, mix(line)
                 count += 1
-                starts_L[count] = at + 1
+                if at < texts_D1[d + 1]:
+                    starts_L[count] = at + 1
                 line = np.uint64(0)
             else:
-                line = (line + np.uint64(text_C[at]) + np.uint64(1)) * _BASE
-        ends_L[count], hashes_L[count] = texts_D1[d + 1], mix(line)
-        count += 1
+                line = (line + np.uint64(text_C[at]) + np.uint64(1)) * OF_WORDS
         lines_D1[d + 1] = count

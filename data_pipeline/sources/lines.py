@@ -28,7 +28,7 @@ ROOM = 1 << 16
 Chunks = Callable[[BinaryIO, int], Iterator[bytes]]
 
 
-class _DamagedError(Exception):
+class DamagedError(Exception):
     """A compressed file is broken, or ends in the middle."""
 
 
@@ -38,7 +38,7 @@ def _plain(file: BinaryIO, size: int) -> Iterator[bytes]:
         yield data
 
 
-def _zstd(file: BinaryIO, size: int) -> Iterator[bytes]:
+def zstd(file: BinaryIO, size: int) -> Iterator[bytes]:
     """One or more Zstandard frames."""
     import zstandard
 
@@ -54,12 +54,12 @@ def _zstd(file: BinaryIO, size: int) -> Iterator[bytes]:
                     yield frame.decompress(data)
                     data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
     except zstandard.ZstdError as error:
-        raise _DamagedError(f"is broken ({error})") from error
+        raise DamagedError(f"is broken ({error})") from error
     if frame is not None:
-        raise _DamagedError("is cut off")
+        raise DamagedError("is cut off")
 
 
-def _gzip(file: BinaryIO, size: int) -> Iterator[bytes]:
+def gzip(file: BinaryIO, size: int) -> Iterator[bytes]:
     """One or more gzip members."""
     member = None
     try:
@@ -75,9 +75,9 @@ def _gzip(file: BinaryIO, size: int) -> Iterator[bytes]:
                 else:
                     data = member.unconsumed_tail
     except zlib.error as error:
-        raise _DamagedError(f"is broken ({error})") from error
+        raise DamagedError(f"is broken ({error})") from error
     if member is not None:
-        raise _DamagedError("is cut off")
+        raise DamagedError("is cut off")
 
 
 def _lines(chunks: Iterator[bytes], longest: int) -> Iterator[bytes | None]:
@@ -125,7 +125,7 @@ def _records(chunks: Chunks) -> Callable[[Slice, str, int], Iterator[Record]]:
                     elif line.strip():
                         record = _row_of_line(line, place, text_field)[0]
                         yield record if len(record.content) <= largest else too_large(place, record.url)
-            except _DamagedError:
+            except DamagedError:
                 yield damaged(f"{slice.locator}#{number + 1}")
 
     return records
@@ -154,7 +154,7 @@ def _check(chunks: Chunks, magic: bytes, container: str, expected: str) -> Calla
                     wrong.append(f"line {number} {fault}")
                     if len(wrong) == LEADING_BROKEN:
                         break
-            except _DamagedError as error:
+            except DamagedError as error:
                 raise not_what_its_name_says(path, container, f"{error} after line {number}") from error
         if fields:
             raise no_text_field(path, text_field, fields)
@@ -195,5 +195,5 @@ def _format(chunks: Chunks, magic: bytes, container: str, compressed: str = "com
 
 
 JSONL = _format(_plain, b"", "JSON lines", compressed="")
-JSONL_GZ = _format(_gzip, GZIP, "a gzip file")
-JSONL_ZST = _format(_zstd, ZSTD, "a Zstandard file")
+JSONL_GZ = _format(gzip, GZIP, "a gzip file")
+JSONL_ZST = _format(zstd, ZSTD, "a Zstandard file")

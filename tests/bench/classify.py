@@ -7,8 +7,8 @@
 
 Pieces, so that one long document does not make up the figures. Those held out are ours to choose (`train.split`): no
 piece of which half stands in training. fastText also learns from those that calibrate ours. It gets them in lower
-case, as is usual; ours begins with the plain text. Everything runs on one core, in processes of their own; figures are
-medians of the rounds.
+case, as is usual; ours begins with the plain text. Contestants and rounds are as `rounds.py` has
+them; figures are medians of the rounds.
 
 The two kinds differ in what they speak about as well as in how: the accuracy tells how well a classifier learns, not
 that it knows good writing. fastText runs with the settings of its tutorial, and with five times the epochs.
@@ -24,23 +24,21 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import zstandard
-from rich.console import Console
 
 from data_pipeline.classify import train
 from data_pipeline.classify.language import detect
 from data_pipeline.extract import repair
 from tests.bench import corpus
-from tests.bench.loader import ONE_THREAD, Contestant, Failed, one_core, own_environment, run_python, version_of
+from tests.bench.loader import Contestant, own_environment
 from tests.bench.report import Report, compare
+from tests.bench.rounds import add_part, interleaved
 
 BAR_LANGUAGE = 0.960
 BAR_SPEED = 20e6  # characters a second, from words that are shared with all other signals
@@ -60,7 +58,7 @@ PEERS = tuple(Contestant("fasttext", *_FASTTEXT, variant=f"{epochs} epochs") for
 def bench(runs: Path, options: Sequence[str]) -> Report:
     """Measure what the options ask for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench classify", description=__doc__)
-    parser.add_argument("--part", action="append", choices=[*PARTS], help="one of the parts; all without")
+    add_part(parser, PARTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--piece", type=int, default=1600, help="characters of a piece")
     parser.add_argument("--characters", type=int, default=8_000_000, help="of each kind, at most")
@@ -113,7 +111,7 @@ def quality(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines))
         report.work[name] = {"pieces": len(rows), "positive": sum(one.positive for one in rows)}
     report.work |= {"piece": chosen.piece, "repeated": int(split.repeated_D.sum())}
-    found = interleaved(folder, chosen.rounds, report)
+    found = interleaved(contestants(folder), chosen.rounds, report)
     for figure, key, lower in (
         ("quality, accuracy held out", "accuracy", False),
         ("quality, AUC held out", "auc", False),
@@ -128,35 +126,17 @@ def quality(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
     report.details |= {f"quality, {name}": results for name, results in found.items()}
 
 
+def contestants(folder: Path) -> list[tuple[Contestant, list[str]]]:
+    """Everyone with its arguments."""
+    peers = ((peer, [str(folder), str(epochs)]) for peer, epochs in zip(PEERS, EPOCHS, strict=True))
+    return [(OURS, [str(folder)]), *peers]
+
+
 def _pieces(source: str, size: int) -> Iterator[str]:
     for document in corpus.of_source(source):
         if document.hint in ("", "en"):
             text = repair(document.text[: PIECES * size])
             yield from (text[at : at + size] for at in range(0, len(text), size))
-
-
-def interleaved(folder: Path, rounds: int, report: Report) -> dict[str, list[dict[str, Any]]]:
-    """What each contestant prints of each round; versions, and errors of those that break, go to the report."""
-    console, core = Console(stderr=True), max(os.sched_getaffinity(0))
-    found: dict[str, list[dict[str, Any]]] = {}
-    for number in range(rounds):
-        for contestant, arguments in ((OURS, []), *zip(PEERS, ([str(epochs)] for epochs in EPOCHS), strict=True)):
-            if contestant.label in report.errors:
-                continue
-            try:
-                if contestant.package and contestant.package not in report.versions:
-                    report.versions[contestant.package] = version_of(contestant)
-                with one_core(core):
-                    command = ["-m", contestant.module, str(folder), *arguments]
-                    output = run_python(contestant.python, command, ONE_THREAD)
-            except Failed as error:
-                report.errors[contestant.label] = str(error)
-                found.pop(contestant.label, None)
-                continue
-            result = json.loads(output.splitlines()[-1])
-            found.setdefault(contestant.label, []).append(result)
-            console.print(f"round {number + 1}: {contestant.label}: {result}")
-    return found
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace, Report], None]] = {"language": language, "quality": quality}

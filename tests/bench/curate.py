@@ -3,8 +3,7 @@
     rules   Gopher's rules of quality and repetition, FineWeb's and C4's: characters per second of one core, ours
             against datatrove's chain of the same, on the same English documents of the corpus
 
-Each contestant is a process of its own on one and the same core; rounds are interleaved and every round begins with
-another contestant, so that what else the machine does strikes all alike. Figures are medians of the rounds. Texts are
+Contestants and rounds are as `rounds.py` has them. Figures are medians of the rounds. Texts are
 in memory: what is measured is the work per character, neither disk nor start. What a contestant drops at its first
 filter is not shown to its others, as in a pipeline; ours counts every signal of every document all the same.
 
@@ -21,18 +20,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from tests.bench import corpus
-from tests.bench.loader import ONE_THREAD, Contestant, Failed, one_core, own_environment, run_python, version_of
+from tests.bench.loader import Contestant, own_environment
 from tests.bench.report import Report, compare
+from tests.bench.rounds import add_part, interleaved
 
 BAR_RULES = 15.0
 LONGEST = 100_000  # characters of a document, so that a few long ones do not make up the sample
@@ -44,7 +40,7 @@ DATATROVE = Contestant("datatrove", "tests.bench.peers.datatrove", own_environme
 def bench(runs: Path, options: Sequence[str]) -> Report:
     """Measure what the options ask for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench curate", description=__doc__)
-    parser.add_argument("--part", action="append", choices=[*PARTS], help="one of the parts; all without")
+    add_part(parser, PARTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a contestant in a round, at least")
     parser.add_argument("--characters", type=int, default=1_000_000, help="of the documents that are judged")
@@ -62,7 +58,8 @@ def rules(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(text) + "\n" for text in texts))
     report.work |= {"rules": {"documents": len(texts), "characters": sum(map(len, texts)), "longest": LONGEST}}
-    found = interleaved([OURS, DATATROVE], ["read", str(file), str(chosen.seconds)], chosen.rounds, report)
+    arguments = ["read", str(file), str(chosen.seconds)]
+    found = interleaved([(one, arguments) for one in (OURS, DATATROVE)], chosen.rounds, report)
     for unit, key in (("s", "seconds"), ("CPU s", "cpu_seconds")):
         medians = {
             name: statistics.median(result["characters"] / result[key] for result in results)
@@ -76,33 +73,6 @@ def rules(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
             "dropped": results[0]["dropped"],
             "characters_per_second": [result["characters"] / result["seconds"] for result in results],
         }
-
-
-def interleaved(
-    contestants: Sequence[Contestant], arguments: Sequence[str], rounds: int, report: Report
-) -> dict[str, list[dict[str, Any]]]:
-    """What each contestant prints of each round; versions, and errors of those that break, go to the report."""
-    console, core = Console(stderr=True), max(os.sched_getaffinity(0))
-    found: dict[str, list[dict[str, Any]]] = {}
-    for number in range(rounds):
-        start = number % len(contestants)
-        for contestant in (*contestants[start:], *contestants[:start]):
-            if contestant.name in report.errors:
-                continue
-            try:
-                if contestant.package and contestant.package not in report.versions:
-                    report.versions[contestant.package] = version_of(contestant)
-                with one_core(core):
-                    output = run_python(contestant.python, ["-m", contestant.module, *arguments], ONE_THREAD)
-            except Failed as error:
-                report.errors[contestant.name] = str(error)
-                found.pop(contestant.name, None)
-                continue
-            result = json.loads(output.splitlines()[-1])
-            found.setdefault(contestant.name, []).append(result)
-            rate = result["characters"] / result["seconds"] / 1e6
-            console.print(f"round {number + 1}: {contestant.name}: {rate:.2f} M characters/s")
-    return found
 
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace, Report], None]] = {"rules": rules}

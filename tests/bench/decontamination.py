@@ -2,18 +2,20 @@
 
 Half of the items of each benchmark are indexed. Of these some are planted, each in every way of `planting.py`, in a
 document of its own. What must not be found: items of the other half, which are of the same topics and words, unless
-their question is also one of the first half; parts of questions that are indexed, and the passages they ask about;
-and the documents as they are. Recall and precision are of documents, precision as if as many held an item as hold none.
-"far apart" has no bar: a question that anybody may ask proves nothing by itself.
+their question is also one of the first half; parts of questions that are indexed, and the passages they ask about.
+Recall and precision are of documents. Precision is what it would be if as many held an item, in any way but "far
+apart", as hold one that must not be found. "far apart" has no bar: a question that anybody may ask proves nothing by
+itself. In how many documents of the corpus as they are something is found stands in the details: there is no telling
+which of these are wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,18 +28,19 @@ from data_pipeline.decontaminate import items
 from data_pipeline.decontaminate.index import Index
 from data_pipeline.decontaminate.items import Evaluation, Item
 from data_pipeline.decontaminate.match import CLUSTER, RUN, match
-from data_pipeline.signals.tokens import Tokens
+from data_pipeline.signals.tokens import Tokens, batches
 from tests import planting
 from tests.bench import corpus
+from tests.bench.loader import ONE_THREAD, Contestant, Failed, own_environment, run_python
 from tests.bench.report import Report, Row, compare
 
-ROOT = Path(__file__).parents[2]
+DATATROVE = Contestant("datatrove", "tests.bench.peers.datatrove_ngrams", own_environment("datatrove"), "datatrove")
 
 BARS = {"verbatim": 0.98, "re-cased": 0.97, "re-wrapped": 0.98, "apart": 0.90}
 PRECISION = 0.99
 SPEED = 10e6  # characters a second and core where nothing matches
 _LEAST_QUESTION = 15  # characters
-_BATCH = 1_000_000  # characters
+_BATCH, _BATCHES = 1_000_000, 40  # characters, and how often so many
 _PEER_DOCUMENTS = 1500  # that datatrove is shown
 _DOCUMENT = range(1500, 6000)  # characters of a document in which is planted
 
@@ -47,7 +50,6 @@ def bench(runs: Path, options: Sequence[str]) -> Report:
     parser = argparse.ArgumentParser(prog="python -m tests.bench decontamination", description=__doc__)
     parser.add_argument("--items", type=int, default=100, help="items of each benchmark that are planted in each way")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--datatrove", metavar="PYTHON", help="an interpreter with datatrove, to compare with")
     parser.add_argument("--show", action="store_true", help="print what was missed and what was taken for an item")
     chosen = parser.parse_args(options)
     folder, draw = Path(os.environ["GEMCUTTER_BENCHMARKS"]), random.Random(chosen.seed)
@@ -60,8 +62,7 @@ def bench(runs: Path, options: Sequence[str]) -> Report:
     hits = find(index, planted, show=chosen.show)
     report.rows += found(planted, hits, report)
     report.rows += speed(evaluations, texts, runs, report)
-    if chosen.datatrove:
-        report.rows += datatrove(chosen.datatrove, halves, planted, hits[CLUSTER], runs, report)
+    report.rows += datatrove(DATATROVE, halves, planted, hits[CLUSTER], runs, report)
     return report
 
 
@@ -172,20 +173,12 @@ def speed(evaluations: Sequence[Evaluation], texts: Sequence[str], runs: Path, r
     runs.mkdir(parents=True, exist_ok=True)
     index.save(file := runs / "decontamination.index")
     index = Index.open(file)
-    batches, batch, size = [], [], 0
-    for text in texts:
-        if size + len(text) > _BATCH and batch:
-            batches.append(Tokens.of(batch))
-            batch, size = [], 0
-        batch.append(text)
-        size += len(text)
-        if len(batches) >= 40:
-            break
-    match(index, batches[0])
+    tokenised = [Tokens.of(batch) for batch in itertools.islice(batches(texts, _BATCH), _BATCHES)]
+    match(index, tokenised[0])
     began = time.process_time()  # of one thread, whatever else the machine does
-    spans = [match(index, tokens) for tokens in batches]
+    spans = [match(index, tokens) for tokens in tokenised]
     seconds = time.process_time() - began
-    characters = sum(tokens.text_C.size for tokens in batches)
+    characters = sum(tokens.text_C.size for tokens in tokenised)
     report.details["speed"] = {
         "characters": characters,
         "items": len(index.names_I),
@@ -207,7 +200,7 @@ def _documents(spans: Any, kind: int) -> list[int]:
 
 
 def datatrove(
-    python: str, halves: Sequence[tuple[Evaluation, list[Item]]], planted: Planted, ours: np.ndarray, runs: Path,
+    peer: Contestant, halves: Sequence[tuple[Evaluation, list[Item]]], planted: Planted, ours: np.ndarray, runs: Path,
     report: Report,
 ) -> list[Row]:  # fmt: skip
     """The 12-gram decontaminator of datatrove on some of the same documents, and the same items; tokens made."""
@@ -221,12 +214,11 @@ def datatrove(
     ]  # fmt: skip
     (work / "items.json").write_text(json.dumps(questions))
     (work / "documents.json").write_text(json.dumps([text for _, _, _, text in planted]))
-    command = [python, "-P", str(ROOT / "tests/bench/peers/datatrove_ngrams.py"), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        report.errors["datatrove"] = done.stderr.strip().splitlines()[-1]
+    try:
+        told = json.loads(run_python(peer.python, ["-m", peer.module, str(work)], ONE_THREAD).splitlines()[-1])
+    except Failed as error:
+        report.errors[peer.name] = str(error)
         return []
-    told = json.loads(done.stdout.splitlines()[-1])
     report.versions["datatrove"] = told["version"]
     rates, own = _rates(planted, np.array(told["hits"], bool)), _rates(planted, ours)
     report.details["datatrove"] = {"documents": len(planted), "seconds": told["seconds"], **rates}

@@ -1,8 +1,8 @@
 """Near-duplicates: speed against datatrove, what is found of what it finds and of what was planted, and scaling.
 
-Both read the same jsonl files of the corpus that GEMCUTTER_CORPUS names and write the documents that stay, one process
-at a time on one core, with FineWeb's 14 bands of 8 rows: signatures, clusters and the filter, from start to end. Ours
-is done before and after, and the mean counts, as other work on the machine comes and goes. Found are, of the pairs of
+Both read the same jsonl files of the corpus that GEMCUTTER_CORPUS names and write the documents that stay, with
+FineWeb's 14 bands of 8 rows, ours also with its own: signatures, clusters and the filter, from start to end.
+Contestants and rounds are as `rounds.py` has them; figures are medians of the rounds. Found are, of the pairs of
 datatrove's second stage that are 0.8 similar by its own shingles, those of which we keep one at most. Planted are pairs
 of documents with words substituted, inserted and deleted, at similarities that plain sets of words tell. Scaled are
 documents with copies of them in which words are exchanged; ranges are so small that every step has many.
@@ -11,28 +11,27 @@ documents with copies of them in which words are exchanged; ranges are so small 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import os
 import random
 import shutil
-import subprocess
+import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 
 from data_pipeline.duplicates import minhash, steps
 from data_pipeline.duplicates.minhash import Shingling
 from data_pipeline.signals.tokens import Tokens
+from tests.bench import corpus
+from tests.bench.loader import Contestant, own_environment
 from tests.bench.report import Report, Row, compare
+from tests.bench.rounds import add_part, interleaved, once
 from tests.data_pipeline.duplicates_tasks import VOCABULARY, edited, jaccard, planted, sentence
 
-ROOT = Path(__file__).parents[2]
-DATATROVE = ROOT / ".venv-bench" / "datatrove" / "bin" / "python"
+DATATROVE = Contestant("datatrove", "tests.bench.peers.datatrove_minhash", own_environment("datatrove"), "datatrove")
 
 # English and others, natural and machine-made, with copies of one text in several forms.
 PACKAGES = (
@@ -48,58 +47,52 @@ FILE_BYTES = 16_000_000
 def bench(runs: Path, options: Sequence[str]) -> Report:
     """All figures of near-duplicates."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench dedup", description=__doc__)
-    parser.add_argument("--datatrove", type=Path, default=DATATROVE, help="Python of datatrove's environment")
     parser.add_argument("--packages", nargs="*", default=PACKAGES, help="of the corpus")
-    parser.add_argument("--only", choices=("speed", "planted", "scaling"), help="one part")
+    add_part(parser, PARTS)
+    parser.add_argument("--rounds", type=int, default=2, help="of speed")
     chosen = parser.parse_args(options)
-    report = Report("dedup", {"packages": list(chosen.packages)})
-    parts = {
-        "planted": lambda: planted_pairs(report),
-        "scaling": lambda: scaling(runs / "dedup", report),
-        "speed": lambda: speed(runs / "dedup", chosen.datatrove, chosen.packages, report),
-    }
-    for name, part in parts.items():
-        if chosen.only in (None, name):
-            report.rows += part()
+    report = Report("dedup", {"packages": list(chosen.packages), "rounds": chosen.rounds})
+    for name in chosen.part or PARTS:
+        report.rows += PARTS[name](runs / "dedup", chosen, report)
     return report
 
 
-def speed(runs: Path, python: Path, packages: Sequence[str], report: Report) -> list[Row]:
+def speed(runs: Path, chosen: argparse.Namespace, report: Report) -> list[Row]:
     """From documents to documents that stay, beside datatrove."""
-    documents = runs / "documents"
-    tasks = write_documents(documents, _lines(packages))
+    documents, peer = runs / "documents", runs / "datatrove"
+    tasks = write_documents(documents, _lines(chosen.packages))
     warm_up(runs)
-    before = _both(documents, runs)
-    own = before[0]
-    report.work |= {"documents": own["documents"], "characters": own["characters"]}
-    out = _empty(runs / "datatrove")
-    try:
-        peer = _run([str(python), "-m", "tests.bench.peers.datatrove_minhash", str(documents), str(out), str(tasks)])
-    except (OSError, subprocess.CalledProcessError) as error:
-        report.errors["datatrove"] = f"{error}: {getattr(error, 'stderr', '')}"[-1000:]
-        return [compare("characters/s, 14 x 8", own["characters"] / own["seconds"], {}, 15)]
-    after = _both(documents, runs)
-    report.details |= {"ours": before, "ours again": after, "datatrove": peer}
-    version = [str(python), "-c", "import importlib.metadata as m; print(m.version('datatrove'))"]
-    report.versions["datatrove"] = subprocess.run(version, capture_output=True, text=True, check=True).stdout.strip()
+    ours = [
+        (_contestant(bands, rows), _arguments(documents, runs / f"ours-{bands}", bands, rows, steps.RANGE_BYTES))
+        for bands, rows in (FINEWEB, OURS)
+    ]
+    found = interleaved([*ours, (DATATROVE, [str(documents), str(peer), str(tasks)])], chosen.rounds, report)
+    report.details |= found
+    fineweb, own = (found.get(contestant.label, []) for contestant, _ in ours)
+    them = found.get(DATATROVE.label, [])
+    if own:
+        report.work |= {"documents": own[0]["documents"], "characters": own[0]["characters"]}
     rows = []
     for label, name in (("s", "seconds"), ("s of processors", "cpu_seconds")):
-        rates = [2 * own["characters"] / (one[name] + two[name]) for one, two in zip(before, after, strict=True)]
-        them = {"datatrove": own["characters"] / peer[name]}
-        rows.append(compare(f"characters/{label}, 14 x 8", rates[0], them, 15))
-        rows.append(compare(f"characters/{label}, {OURS[0]} x {OURS[1]}", rates[1], them))
-    pairs = np.load(out / "pairs.npy")
-    for bands, _ in (FINEWEB, OURS):
-        found = recall(pairs, np.load(runs / f"ours-{bands}" / "removed.npy"))
-        report.details[f"pairs of datatrove, {bands} bands"] = found
-        share = found["of 0.8 and more"]["found"] / found["of 0.8 and more"]["pairs"]
-        rows.append(_bar(f"recall of its pairs of 0.8 and more, {bands} bands", share, 0.99))
+        rates = [
+            statistics.median(own[0]["characters"] / one[name] for one in results) if own and results else None
+            for results in (fineweb, own, them)
+        ]
+        peers = {"datatrove": rates[2]} if rates[2] is not None else {}
+        rows.append(compare(f"characters/{label}, 14 x 8", rates[0], peers, 15))
+        rows.append(compare(f"characters/{label}, {OURS[0]} x {OURS[1]}", rates[1], peers))
+    if them:
+        pairs = np.load(peer / "pairs.npy")
+        for bands, _ in (FINEWEB, OURS):
+            counts = recall(pairs, np.load(runs / f"ours-{bands}" / "removed.npy"))
+            report.details[f"pairs of datatrove, {bands} bands"] = counts
+            rows.append(of_pairs(f"recall of its pairs of 0.8 and more, {bands} bands", **counts["of 0.8 and more"]))
     return rows
 
 
-def _both(documents: Path, runs: Path) -> list[dict[str, Any]]:
-    """Our figures with FineWeb's bands and with ours."""
-    return [_ours(documents, runs / f"ours-{bands}", bands, rows, steps.RANGE_BYTES) for bands, rows in (FINEWEB, OURS)]
+def of_pairs(figure: str, *, pairs: int, found: int) -> Row:
+    """The share of pairs that was found; not measured where there are none."""
+    return _bar(figure, found / pairs, 0.99) if pairs else Row(figure, None, {}, None, 0.99, None)
 
 
 def warm_up(runs: Path) -> None:
@@ -126,15 +119,15 @@ def recall(pairs: np.ndarray, removed: np.ndarray) -> dict[str, dict[str, int]]:
     }
 
 
-def planted_pairs(report: Report) -> list[Row]:
+def planted_pairs(runs: Path, _: argparse.Namespace, report: Report) -> list[Row]:
     """Pairs with edited words: what is found of the similar ones, and what is taken of others."""
     draw = random.Random(1)
     texts: list[str] = []
     for low, high in ((0.85, 0.95), (0.45, 0.6)):
         texts += [" ".join(words) for pair in planted(draw, 2000, low, high) for words in pair]
-    folder = Path("runs/bench/dedup/planted")
+    folder = runs / "planted"
     write_documents(folder, (json.dumps({"text": text}).encode() + b"\n" for text in texts))
-    out = folder.with_name("ours-planted")
+    out = runs / "ours-planted"
     _ours(folder, out, *OURS, steps.RANGE_BYTES)
     starts = [0]
     for path in sorted(folder.iterdir()):
@@ -169,7 +162,7 @@ def probabilities() -> dict[str, dict[str, float]]:
     return found
 
 
-def scaling(runs: Path, report: Report) -> list[Row]:
+def scaling(runs: Path, _: argparse.Namespace, report: Report) -> list[Row]:
     """Documents beside 0, 3 and 15 copies of each with one word in 100 exchanged, nine tenths similar."""
     warm_up(runs)
     lines = list(_lines(SCALED))
@@ -213,12 +206,10 @@ def write_documents(folder: Path, lines: Iterator[bytes]) -> int:
 
 
 def _lines(packages: Sequence[str]) -> Iterator[bytes]:
-    corpus = Path(os.environ["GEMCUTTER_CORPUS"]) / "text"
+    """Texts that are not blank: datatrove does not count the others."""
     for package in packages:
-        with (corpus / f"{package}.jsonl.zst").open("rb") as packed:
-            for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed), 2**20):
-                if json.loads(line)["text"]:  # datatrove does not count those without
-                    yield line
+        for document in corpus.of_source(package):
+            yield json.dumps({"id": document.id, "text": document.text}).encode() + b"\n"
 
 
 def _perturbed(lines: Sequence[bytes], copy: int) -> Iterator[bytes]:
@@ -233,20 +224,16 @@ def _perturbed(lines: Sequence[bytes], copy: int) -> Iterator[bytes]:
         yield json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
+def _contestant(bands: int, rows: int) -> Contestant:
+    return Contestant("ours", "tests.bench.ours_dedup", Path(sys.executable), None, f"{bands} x {rows}", kind="ours")
+
+
+def _arguments(documents: Path, out: Path, bands: int, rows: int, most: int) -> list[str]:
+    return [str(documents), str(out), *map(str, (1, bands, rows, most))]
+
+
 def _ours(documents: Path, out: Path, bands: int, rows: int, most: int) -> dict[str, Any]:
-    numbers = map(str, (1, bands, rows, most))
-    return _run([sys.executable, "-m", "tests.bench.ours_dedup", str(documents), str(_empty(out)), *numbers])
-
-
-def _run(command: list[str]) -> dict[str, Any]:
-    """The result of a process that has one core, as every process it starts."""
-    core = str(max(os.sched_getaffinity(0)))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["taskset", "-c", core, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return once(_contestant(bands, rows), _arguments(documents, out, bands, rows, most))
 
 
 def _empty(folder: Path) -> Path:
@@ -258,3 +245,10 @@ def _empty(folder: Path) -> Path:
 def _bar(figure: str, ours: float, bar: float, *, at_most: bool = False) -> Row:
     """A figure with a bar of its own, not one relative to peers."""
     return Row(figure, ours, {}, None, bar, ours <= bar if at_most else ours >= bar)
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace, Report], list[Row]]] = {
+    "planted": planted_pairs,
+    "scaling": scaling,
+    "speed": speed,
+}

@@ -12,6 +12,7 @@ import pytest
 from tests.bench import classify
 from tests.bench.loader import own_environment
 from tests.bench.report import Report
+from tests.bench.rounds import interleaved
 
 
 def test_contestants_answer_and_one_that_is_missing_is_an_error(
@@ -30,7 +31,7 @@ def test_contestants_answer_and_one_that_is_missing_is_an_error(
     missing = [dataclasses.replace(peer, python=own_environment("no-such-peer")) for peer in classify.PEERS]
     monkeypatch.setattr(classify, "PEERS", missing)
     report = Report("classify", {})
-    found = classify.interleaved(tmp_path, 1, report)
+    found = interleaved(classify.contestants(tmp_path), 1, report)
     assert list(found) == ["ours"]
     assert sorted(report.errors) == ["fasttext 25 epochs", "fasttext 5 epochs"]
     result = found["ours"][0]

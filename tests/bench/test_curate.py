@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.bench import curate
 from tests.bench.loader import own_environment
 from tests.bench.report import Report
+from tests.bench.rounds import interleaved
 
 TEXTS = ["The old mill stands by the river, and people of the village come to have their grain ground.\n" * 3, "short"]
 
@@ -18,7 +19,7 @@ def test_contestants_answer_and_one_that_is_missing_is_an_error(tmp_path: Path) 
     file.write_text("".join(json.dumps(text) + "\n" for text in TEXTS))
     missing = dataclasses.replace(curate.DATATROVE, python=own_environment("no-such-peer"))
     report = Report("curate", {})
-    found = curate.interleaved([curate.OURS, missing], ["read", str(file), "0"], 2, report)
+    found = interleaved([(one, ["read", str(file), "0"]) for one in (curate.OURS, missing)], 2, report)
     assert list(found) == ["ours"]
     assert list(report.errors) == ["datatrove"]
     assert "make setup-bench" in report.errors["datatrove"]

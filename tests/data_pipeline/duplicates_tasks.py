@@ -34,7 +34,8 @@ def read(task: Read, folder: Path) -> dict[str, Any]:
     lengths = [len(text) for text in task.texts]
     ranks.write(folder, documents, np.array(task.qualities), np.array(lengths), np.zeros(len(documents)))
     exact.write(folder, documents, exact.fingerprints(task.texts))
-    return minhash.write(folder, [(documents, minhash.measure(Tokens.of(task.texts), task.how))])
+    minhash.write(folder, [(documents, minhash.measure(Tokens.of(task.texts), task.how))])
+    return {"documents": len(documents)}
 
 
 def numbers(task: int, count: int) -> np.ndarray:

@@ -181,6 +181,21 @@ def test_json_gives_back_what_was_written() -> None:
             lambda content: content["languages"]["de"]["thresholds"]["gopher"].update(min_words="fifty"),
             "de: thresholds.gopher.min_words is no number",
         ),
+        (
+            lambda content: content["languages"]["de"]["thresholds"]["gopher"].update(min_words=True),
+            "de: thresholds.gopher.min_words is no number",
+        ),
+        (
+            lambda content: content["languages"]["de"]["thresholds"]["gopher"].update(min_words=float("nan")),
+            "de: thresholds.gopher.min_words is no number",
+        ),
+        (
+            lambda content: content["languages"]["de"]["thresholds"].update(c4={"terminal_punctuation": 0}),
+            "de: thresholds.c4.terminal_punctuation is neither true nor false",
+        ),
+        (lambda content: content["languages"]["de"].update(documents=None), "de: documents is no count"),
+        (lambda content: content["languages"]["de"].update(documents="400"), "de: documents is no count"),
+        (lambda content: content.update(format="1"), "format '1' of calibrated limits"),
     ],
 )
 def test_json_that_is_something_else_is_refused(change: Any, message: str) -> None:

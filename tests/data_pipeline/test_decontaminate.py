@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -216,8 +217,14 @@ def test_an_index_is_the_same_bytes_and_reads_back(index: Index, tmp_path: Path)
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda data: b"", "cannot be read"), (lambda data: b"x" + data, "is no index"),
-    (lambda data: data[:-4096], "ends early"),
+    (lambda data: data[:-4096], "damaged or cut off"),
     (lambda data: data.replace(b'"format":1', b'"format":9'), "format 9"),
+    (lambda data: data.replace(b'"format":1', b'"formed":1'), "its header does not read .*'format'"),
+    (lambda data: data.replace(b'"method":{', b'"method":<'), "its header does not read"),
+    (lambda data: data.replace(b'"mill:0"', b'"mill:X"'), "damaged or cut off"),
+    (lambda data: data.replace(b'"misses":11', b'"misses":12'), "damaged or cut off"),
+    (lambda data: data[:-5000] + bytes([data[-5000] ^ 1]) + data[-4999:], "damaged or cut off"),
+    (lambda data: data[:26] + (2).to_bytes(8, "little") + b"[]" + data[36:], "its header does not read"),
 ])  # fmt: skip
 def test_a_broken_index_is_refused(
     index: Index, tmp_path: Path, change: Callable[[bytes], bytes], message: str
@@ -238,7 +245,7 @@ def test_benchmark_text_is_scrubbed_like_documents() -> None:
     assert found(index, scrubbed) == [["0"]]
 
 
-def test_items_are_counted_once(tmp_path: Path) -> None:
+def test_items_are_counted_once() -> None:
     evaluation = invented(10)
     again = [replace(item, name=f"again:{item.name}") for item in evaluation.items]
     assert len(Index.build([replace(evaluation, items=[*evaluation.items, *again])]).names_I) == 10
@@ -332,6 +339,51 @@ def test_a_file_that_does_not_parse_is_refused(
         items.read("b", [tmp_path / name])
 
 
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"away\.jsonl cannot be read: No such file"):
+        items.read("b", [tmp_path / "away.jsonl"])
+
+
+def test_a_compressed_file_that_ends_in_the_middle_is_refused(tmp_path: Path) -> None:
+    """Whatever of it unpacks: whole lines, too."""
+    rows = "".join(json.dumps({"question": f"How far is {n} from Senn?"}) + "\n" for n in range(20_000)).encode()
+    packed = pytest.importorskip("zstandard").compress(rows)
+    for name, content in {"a.jsonl.zst": packed, "a.jsonl.gz": gzip.compress(rows)}.items():
+        (tmp_path / name).write_bytes(content + content)  # several frames, or members
+        assert len(items.read("b", [tmp_path / name]).items) == 40_000
+        for cut in (len(content) // 2, len(content) - 1, len(content) + 5):
+            (tmp_path / name).write_bytes((content + content)[:cut])
+            with pytest.raises(DataError, match="does not unpack"):
+                items.read("b", [tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    ("labels", "key", "right"),
+    [("123", "1", "a"), ("123", 3, "c"), ("012", 0, "a"), ("ABC", "B", "b"), ("123", "4", None), ("PQR", "(q)", "b")],
+)
+def test_a_key_names_a_choice_by_its_label(tmp_path: Path, labels: str, key: str | int, right: str | None) -> None:
+    listed = {"text": ["a", "b", "c"], "label": list(labels)}
+    each = [{"text": text, "label": label} for text, label in zip("abc", labels, strict=True)]
+    rows = [{"question": "Which?", "choices": choices, "answerKey": key} for choices in (listed, each)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for item in items.read("b", [tmp_path / "a.jsonl"]).items:
+        assert item.answers == (() if right is None else (right,))
+        assert item.others == tuple(choice for choice in "abc" if choice != right)
+
+
+@pytest.mark.parametrize(("benchmark", "name", "row"), [
+    ("gsm8k", "test.jsonl", '{"question": "x", "answer": null}'),
+    ("humaneval", "a.jsonl", '{"prompt": "x", "canonical_solution": null}'),
+    ("triviaqa", "topics.a.txt", "Who?\t['a' b"), ("triviaqa", "topics.a.txt", "Who?\t7"),
+])  # fmt: skip
+def test_a_published_item_with_something_else_in_it_is_refused(
+    tmp_path: Path, benchmark: str, name: str, row: str
+) -> None:
+    (tmp_path / name).write_text(row + "\n")
+    with pytest.raises(DataError, match=rf"line 1: this is no item as {benchmark} is published"):
+        items.published(benchmark, tmp_path)
+
+
 def test_a_published_benchmark_of_other_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"question": "x"}\n')
     with pytest.raises(DataError, match=r"test\.jsonl, line 1: this is no item as gsm8k is published"):
@@ -358,6 +410,12 @@ def test_documents_are_dropped_or_cut() -> None:
     )
     assert actions.decide(text, [span], "cut", margin=0, shortest=40) == (actions.REASON, text)
     assert actions.decide(text, [(0, len(text))], "cut", shortest=0) == ("", "")
+
+
+def test_a_cut_takes_no_more_than_its_margin_where_no_blanks_part_words() -> None:
+    text = "".join(chr(0x4E00 + n) for n in range(2000))
+    reason, rest = actions.decide(text, [(1000, 1010)], "cut", margin=50)
+    assert (reason, rest) == ("", f"{text[:950]}\n\n{text[1060:]}")
 
 
 def test_a_certificate_tells_what_was_kept_out(index: Index) -> None:
@@ -400,20 +458,24 @@ def test_evaluation_asks_a_certificate(index: Index) -> None:
 
 
 @pytest.fixture(scope="module")
-def real() -> Index:
+def published() -> dict[str, Evaluation]:
     folder = os.environ.get("GEMCUTTER_BENCHMARKS", "")
     if not Path(folder, "mmlu").is_dir():
         pytest.skip("GEMCUTTER_BENCHMARKS names no folder with the published benchmarks")
-    return Index.build([items.published(name, Path(folder, name)) for name in items.LAYOUTS])
+    return {name: items.published(name, Path(folder, name)) for name in items.LAYOUTS}
 
 
-def test_real_items_are_found_in_real_documents(real: Index) -> None:
+@pytest.fixture(scope="module")
+def real(published: dict[str, Evaluation]) -> Index:
+    return Index.build(list(published.values()))
+
+
+def test_real_items_are_found_in_real_documents(real: Index, published: dict[str, Evaluation]) -> None:
     """A few of each benchmark in each way; tests/bench/decontamination.py measures it."""
     draw = random.Random(6)
     documents = [text for text in _texts("debian-reference-en") if 1500 <= len(text) < 6000]
-    folder = Path(os.environ["GEMCUTTER_BENCHMARKS"])
-    for name in items.LAYOUTS:
-        chosen = draw.sample(items.published(name, folder / name).items, 20)
+    for name, evaluation in published.items():
+        chosen = draw.sample(evaluation.items, 20)
         texts = [
             planting.WAYS[way](item, draw.choice(documents), draw)
             for item in chosen for way in ("verbatim", "re-cased", "re-wrapped")
@@ -422,13 +484,29 @@ def test_real_items_are_found_in_real_documents(real: Index) -> None:
     assert sum(map(bool, found(real, *documents))) <= len(documents) // 100
 
 
-def test_overlaps_that_the_corpus_has_by_nature_are_found(real: Index) -> None:
-    natural = _natural()
-    for document, item in natural.items():
+def test_overlaps_that_the_corpus_has_by_nature_are_found(real: Index, published: dict[str, Evaluation]) -> None:
+    """As the item that the corpus names for the document, or as another that holds the same words."""
+    for document, known in _natural().items():
+        benchmark, _, place = known.partition(" ")
+        *files, number = place.split(":")
+        by_name = {item.name: item for item in published[benchmark].items}
+        (expected,) = (
+            item for name, item in by_name.items()
+            if name.rpartition(":")[2] == number and all(part in name.rpartition(":")[0] for part in files)
+        )  # fmt: skip
         (text,) = _texts(document.partition("/")[0], {document})
         spans = match(real, Tokens.of([text]))
-        names = {(real.benchmarks[b], real.names_I[i]) for b, i in zip(spans.benchmark_N, spans.item_N, strict=True)}
-        assert names, (document, item)
+        there = {
+            real.names_I[i] for b, i in zip(spans.benchmark_N, spans.item_N, strict=True)
+            if real.benchmarks[b] == benchmark
+        }  # fmt: skip
+        common = _thirteens(text) & _thirteens(*expected.forms, *expected.answers)
+        assert any(common & _thirteens(*by_name[n].forms, *by_name[n].answers) for n in there), (document, known, there)
+
+
+def _thirteens(*texts: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", " ".join(texts).lower())
+    return {tuple(words[n : n + 13]) for n in range(len(words) - 12)}
 
 
 def _natural() -> dict[str, str]:

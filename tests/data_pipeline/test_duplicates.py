@@ -213,8 +213,10 @@ def bucket(contents: list[int], key: int = 9) -> records.Records:
 
 def candidates(folder: Path, *buckets: records.Records, first_new: int = 0) -> set[tuple[int, int]]:
     records.write(folder / minhash.FILE, np.concatenate(buckets))
-    pairs.candidates(pairs.Candidates([folder], first_new, 0, 2**64), folder)
-    return {(int(pair["key"]), int(pair["other"])) for pair in np.load(folder / pairs.FILE)}
+    facts = pairs.candidates(pairs.Candidates([folder], first_new, 0, 2**64), folder)
+    written = [np.load(folder / name) for name in facts["files"]]
+    assert all(np.array_equal(piece, pairs.distinct(piece)) and len(piece) <= pairs.PIECE for piece in written)
+    return {(int(pair["key"]), int(pair["other"])) for piece in written for pair in piece}
 
 
 def test_a_small_bucket_pairs_all_and_equal_contents_once(tmp_path: Path) -> None:
@@ -232,6 +234,50 @@ def test_a_huge_bucket_costs_little_and_loses_no_equal_document(tmp_path: Path) 
     assert len(found) <= 17 * 20_000
     linked = {one for pair in found for one in pair}
     assert linked == set(range(20_000))
+
+
+def test_pieces_change_no_pair_and_bound_the_memory_of_large_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [bucket([n // 3 for n in range(900)], key) for key in (3, 4, 5)]
+    whole = candidates(tmp_path, *few)
+    monkeypatch.setattr(pairs, "PIECE", 1000)
+    assert candidates(tmp_path, *few) == whole
+    assert len(list(tmp_path.glob(f"*-{pairs.FILE}"))) > 10
+    monkeypatch.setattr(pairs, "PIECE", 2**14)
+    many = bucket(list(range(200_000)))
+    records.write(tmp_path / minhash.FILE, many)
+    tracemalloc.start()
+    facts = pairs.candidates(pairs.Candidates([tmp_path], 0, 0, 2**64), tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert facts["largest_bucket"] == 200_000
+    assert facts["pairs"] == 16 * 200_000 - 16 * 17 // 2  # 240 bytes of pairs for each record of 24
+    assert peak < 6 * many.nbytes
+
+
+def test_sketches_are_opened_once_by_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches of pairs it looks at, and where some files do not stay open."""
+    texts = family(random.Random(21), 11)
+    folders = find(Quick(tmp_path), spread(texts, 3)).folders
+    edges = np.empty(66, pairs.EDGE)
+    documents = np.concatenate([np.load(folder / sketches.ENTRIES)["key"] for folder in folders])
+    edges["key"], edges["other"] = np.array([(a, b) for a in documents for b in documents if a < b], np.uint64).T
+    records.write(path := tmp_path / "some.npy", edges)
+    loads: list[Path] = []
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda path, *more, **named: loads.append(path) or load(path, *more, **named))
+    monkeypatch.setattr(pairs, "_BATCH", 5)
+    written = []
+    for most_open in (200, 1):
+        loads.clear()
+        monkeypatch.setattr(sketches, "_OPEN", most_open)
+        pairs.verify(pairs.Verify([path], folders, HOW.sketch, 0.5, 0, 2**64), tmp_path)
+        written.append((tmp_path / pairs.FILE).read_bytes())
+        opened = [one for one in loads if Path(one).name in (sketches.ENTRIES, sketches.VALUES)]
+        assert most_open == 1 or len(opened) == 2 * len(folders)
+    assert written[0] == written[1]
+    assert len(np.load(tmp_path / pairs.FILE)) > 20
 
 
 # Clusters.

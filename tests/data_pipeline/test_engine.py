@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,8 +181,48 @@ def test_ray_passes_errors_on_and_names_a_deadly_task(tmp_path: Path, cluster: A
 def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
     from data_pipeline.engine.ray import Ray
 
-    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:1: no Ray cluster answers"):
+    with pytest.raises(ConfigError, match=r"^127\.0\.0\.1:1: no Ray cluster answers"):
         do(tmp_path, Ray("127.0.0.1:1"))
+
+
+def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_pipeline.engine.ray import Ray
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"needs the package ray, .*'gemcutter\[ray\]'"):
+        do(tmp_path, Ray("auto"))
+
+
+def test_only_deaths_are_called_deaths(tmp_path: Path) -> None:
+    from ray import exceptions
+
+    from data_pipeline.engine.ray import _result
+
+    def result(error: Exception) -> None:
+        def get(reference: object) -> int:
+            raise error
+
+        _result(SimpleNamespace(get=get, exceptions=exceptions), None, (5, "slice"))
+
+    for error in (exceptions.WorkerCrashedError(), exceptions.OutOfMemoryError("4 GB")):
+        with pytest.raises(DataError, match="want of memory"):
+            result(error)
+    for error in (exceptions.RuntimeEnvSetupError("no space"), exceptions.RaySystemError("lost")):
+        with pytest.raises(DataError, match=r"(?s)task 5 \(slice\) was not done, as Ray failed .*(no space|lost)"):
+            result(error)
+
+
+def test_a_connection_to_ray_that_was_there_stays(tmp_path: Path, cluster: Any) -> None:
+    import ray
+
+    from data_pipeline.engine.ray import Ray
+
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        do(tmp_path, Ray(cluster.address))
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
 
 
 PAIR = np.dtype([("key", np.uint64), ("value", np.uint32)])
@@ -228,9 +269,10 @@ def test_records_are_found_by_key(tmp_path: Path) -> None:
     records.write(path, one)
     records.write(empty, one[:0])
     wanted = np.array([1, 3, 9, 12], np.uint64)
-    first, found = records.find(path, wanted)
+    stored, nothing = (np.load(one, mmap_mode="r") for one in (path, empty))
+    first, found = records.find(stored, wanted)
     assert (first, found["value"].tolist()) == (1, [1, 3])
-    assert records.find(path, wanted[3:])[1].size == records.find(empty, wanted)[1].size == 0
-    with pytest.raises(KeyError, match=r"lacks records of some keys from 3 to 9"):
-        records.find(path, np.array([3, 4, 9], np.uint64))
+    assert records.find(stored, wanted[3:])[1].size == records.find(nothing, wanted)[1].size == 0
+    with pytest.raises(KeyError, match=r"one\.npy lacks records of some keys from 3 to 9"):
+        records.find(stored, np.array([3, 4, 9], np.uint64))
     assert records.among([path, empty], wanted).tolist() == [False, True, True, False]

@@ -24,7 +24,7 @@ def own(number: int) -> str:
 
 def counts(folder: Path, tasks: list[list[str]], documents: int, ranges: int = 1) -> list[Path]:
     """Count the passages of documents, which have numbers in order; returns the files of common ones."""
-    paths, first = [], 0
+    paths = []
     for number, texts in enumerate(tasks):
         inside = folder / f"task-{number}"
         inside.mkdir(parents=True)
@@ -34,7 +34,7 @@ def counts(folder: Path, tasks: list[list[str]], documents: int, ranges: int = 1
             lines.counted(numbers[at], lines.passages(Tokens.of(texts[at]), LETTERS))
             for at in (slice(None, len(texts) // 2), slice(len(texts) // 2, None))
         ]
-        first += lines.write(inside, batches)["passages"]
+        lines.write(inside, batches)
         paths.append(inside / lines.FILE)
     common = []
     for number, bounds in enumerate(records.ranges(ranges, 1)):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.signals.characters import BLANK, characters
-from data_pipeline.signals.tokens import ALPHABETIC, IDEOGRAPHIC, SPOKEN, Tokens
+from data_pipeline.signals.tokens import ALPHABETIC, IDEOGRAPHIC, SPOKEN, Tokens, batches
 
 compiled = settings(deadline=None)  # the first example waits for the compiler
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.text("a.-'1 \n(,:/éЖ水ก็#+%"), max_size=5)
@@ -91,6 +91,35 @@ def test_folded_hashes_know_no_case_width_or_accents(word: str, other: str) -> N
     tokens = Tokens.of([word, other])
     assert tokens.folded_W[0] == tokens.folded_W[1]
     assert tokens.hashes_W[0] != tokens.hashes_W[1]
+
+
+def test_marks_of_every_plane_vanish() -> None:
+    """Variants of ideographs are told by marks of the last plane but two."""
+    plain, marked = (Tokens.of([text]) for text in ("葛a", "葛\U000e0100a\U000e01ef"))
+    assert characters().folded[[0x301, 0xE0100, 0xE01EF, 0x200D]].tolist() == [0] * 4
+    assert marked.folded_W.tolist() == plain.folded_W.tolist()
+
+
+@compiled
+@given(TEXTS, st.integers(1, 9))
+def test_batches_hold_every_text_in_order(texts: list[str], characters_: int) -> None:
+    found = list(batches(texts, characters_))
+    assert [text for batch in found for text in batch] == texts
+    assert all(found)
+    assert all(sum(map(len, batch)) >= characters_ > sum(map(len, batch[:-1])) for batch in found[:-1])
+
+
+@compiled
+@given(TEXTS)
+def test_lines_without_blanks_are_stripped(texts: list[str]) -> None:
+    tokens, at = Tokens.of(texts), 0
+    together = "".join(texts)
+    for text in texts:
+        for line in text.split("\n"):
+            assert together[tokens.firsts_L[at] : tokens.stops_L[at]] == line.strip()
+            assert line.strip() or tokens.firsts_L[at] == tokens.stops_L[at] == tokens.ends_L[at]
+            at += 1
+    assert at == tokens.firsts_L.size
 
 
 def test_kinds_of_words() -> None:

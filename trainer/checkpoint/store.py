@@ -21,6 +21,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from conf.exits import ConfigError, DataError
 from conf.schema import BUCKETS
+from data_pipeline.durable import sync
 from data_pipeline.files import filesystem, is_final, redacted, said, split
 
 Answer = TypeVar("Answer")
@@ -102,7 +103,7 @@ class Folder:
             except OSError:
                 path.unlink()  # half of it would keep a full disk full, for the ledger too
                 raise
-        _sync(path.parent)
+        sync(path.parent)
 
     def create(self, name: str, data: bytes) -> None:
         path = self.path / name
@@ -123,7 +124,7 @@ class Folder:
                 _create_exclusively(path, data)
         finally:
             partial.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
 
     def read(self, name: str, begin: int = 0, length: int | None = None) -> bytes:
         with (self.path / name).open("rb") as file:
@@ -182,16 +183,7 @@ def _make(folder: Path) -> None:
     missing = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync(made.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(made.parent)
 
 
 class Bucket:

@@ -13,6 +13,7 @@ signatures in memory (lines_to_buffer=-1) are faster than five lines at a time.
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import sys
 import time
@@ -38,6 +39,8 @@ CONFIG = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
 def main() -> None:
     """Do what the command line asks for."""
     documents, out, tasks = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     logger.remove()
     signatures, buckets, removed = (str(out / name) for name in ("signatures", "buckets", "removed"))
     warm = MinhashDedupSignature(signatures, CONFIG)

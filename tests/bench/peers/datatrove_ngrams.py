@@ -1,6 +1,6 @@
 """datatrove's n-gram decontaminator, 12-grams, on documents and items that a folder holds.
 
-    python -P tests/bench/peers/datatrove_ngrams.py FOLDER
+    python -m tests.bench.peers.datatrove_ngrams FOLDER
 
 FOLDER holds items.json, [{query, label}], and documents.json, [text]. Prints one line of JSON: {version, hits,
 seconds, built}. Its indexer asks for lighteval, whose tasks it could load, even where none is asked for; so its n-grams
