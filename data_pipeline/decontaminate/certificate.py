@@ -73,29 +73,34 @@ class Found:
 def certify(evaluations: Sequence[Evaluation], index: Index, found: Found, action: Action) -> dict[str, Any]:
     """The certificate, ready for JSON."""
     indexed = np.bincount(index.benchmark_I, minlength=len(index.benchmarks))
-    benchmarks: dict[str, Any] = {}
-    for b, evaluation in enumerate(evaluations):
-        counts = found.contaminated.get(evaluation.benchmark, {})
-        of = {name: sum(1 for item in items if index.benchmark_I[item] == b) for name, items in found.items.items()}
-        benchmarks[evaluation.benchmark] = {
+    benchmarks = {
+        evaluation.benchmark: {
             "files": dict(sorted(evaluation.files.items())),
             "fields": evaluation.fields,
             "items_sha256": _items_digest(evaluation),
             "items_read": len(evaluation.items),
             "items": int(indexed[b]),
-            "contaminated_documents": {name: counts.get(name, 0) for name in found.items},
+        }
+        for b, evaluation in enumerate(evaluations)
+    }
+    method = asdict(index.method)
+    return filled({"format": FORMAT, "action": action, "method": method, "benchmarks": benchmarks}, index, found)
+
+
+def filled(certificate: Mapping[str, Any], index: Index, found: Found) -> dict[str, Any]:
+    """A certificate with other counts, of the same index."""
+    benchmarks: dict[str, Any] = {}
+    for b, (name, known) in enumerate(certificate["benchmarks"].items()):
+        counts = found.contaminated.get(name, {})
+        of = {kind: sum(1 for item in items if index.benchmark_I[item] == b) for kind, items in found.items.items()}
+        benchmarks[name] = {
+            **known,
+            "contaminated_documents": {kind: counts.get(kind, 0) for kind in found.items},
             "contaminated_items": of,
-            "contaminated_fraction": round(of["clusters"] / max(int(indexed[b]), 1), 6),
+            "contaminated_fraction": round(of["clusters"] / max(known["items"], 1), 6),
         }
-    return _signed(
-        {
-            "format": FORMAT,
-            "action": action,
-            "method": asdict(index.method),
-            "documents": found.documents,
-            "benchmarks": benchmarks,
-        }
-    )
+    content = {key: value for key, value in certificate.items() if key != "sha256"}
+    return _signed({**content, "documents": found.documents, "benchmarks": benchmarks})
 
 
 def check(certificate: Mapping[str, Any]) -> None:
