@@ -15,6 +15,7 @@ from conf.schema import (
     CHOICES,
     LANES,
     SOURCE_KINDS,
+    SOURCE_LISTS,
     Data,
     Job,
     axes,
@@ -29,8 +30,8 @@ POSITIVE = (
     "steps", "tokens_per_step", "micro_batch", "data.sequence_length", "data.window_blocks", "checkpoint.every",
     "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "checkpoint.retry_seconds",
     "evaluate.batch_tokens", "evaluate.rows",
-    "curate.workers",
-    "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
+    "curate.workers", "curate.slice_bytes", "curate.extract.seconds", "curate.extract.memory_bytes",
+    "curate.extract.largest_bytes", "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
     "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
     "hang.start_seconds", "launch.nodes", "spike.window",
 )  # fmt: skip
@@ -47,12 +48,15 @@ POSITIVE_OR_NULL = (
     "integrity.digest_every",
     "integrity.replay_every",
     "hang.seconds",
+    "curate.duplicates.similarity",
 )
 NOT_NEGATIVE = (
     "seed", "data.workers", "optim.warmup_steps", "optim.weight_decay", "optim.z_loss", "optim.eps", "spike.margin",
     "spike.rollbacks", "launch.restarts.infrastructure", "launch.restarts.hang", "launch.restarts.data",
 )  # fmt: skip
 FRACTIONS = ("tokenize.held_out", "curate.language_confidence", "optim.final_lr_ratio")
+FRACTIONS_OR_NULL = ("curate.quality.least", "curate.toxicity.most", "curate.duplicates.similarity")
+NOT_NEGATIVE_OR_NULL = ("curate.harm.most_words", "curate.private.most_items")
 DECAYS = ("optim.beta1", "optim.beta2", "optim.momentum", "optim.ema")  # of a mean, which 1 would never move; or null
 
 XLA_ATTENTION = ("auto", "reference", "splash")
@@ -84,18 +88,18 @@ def check(job: Job, kind: str = "train") -> list[str]:
     for path in FRACTIONS:
         if not 0 <= get(job, path) <= 1:
             problems.append(f"{path}={get(job, path)} must lie between 0 and 1")
+    for path in FRACTIONS_OR_NULL:
+        if (value := get(job, path)) is not None and not 0 <= value <= 1:
+            problems.append(f"{path}={value} must lie between 0 and 1, or be null")
+    for path in NOT_NEGATIVE_OR_NULL:
+        if (value := get(job, path)) is not None and value < 0:
+            problems.append(f"{path}={value} must not be negative, or be null")
     for path in DECAYS:
         if (value := get(job, path)) is not None and not 0 <= value < 1:
             problems.append(f"{path}={value} must lie between 0 and 1, and below 1")
     if job.hardware is not None and (problem := hardware.problem(job.hardware)):
         problems.append(problem)
-    for index, source in enumerate(job.curate.sources):
-        if source.kind not in SOURCE_KINDS:
-            problems.append(f"curate.sources[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
-        elif source.kind == "local" and not source.paths:
-            problems.append(f"curate.sources[{index}].paths is empty: name at least one glob")
-        elif source.kind == "huggingface" and not source.dataset:
-            problems.append(f"curate.sources[{index}].dataset is empty: name a dataset or a local dataset folder")
+    problems += _check_curate(job)
     for index, source in enumerate(job.tokenize.webdataset):
         if not source.name or not source.paths:
             problems.append(
@@ -119,6 +123,47 @@ def check(job: Job, kind: str = "train") -> list[str]:
     found += _check_hosts(job)
     # A plan is asked which batch to take, so it does not refuse one.
     return found + (_check_mesh(job) or ([] if kind == "plan" else _check_batch(job)))
+
+
+def _check_curate(job: Job) -> list[str]:
+    problems = []
+    for path in SOURCE_LISTS:
+        for index, source in enumerate(get(job, path)):
+            if source.kind not in SOURCE_KINDS:
+                problems.append(f"{path}[{index}].kind={source.kind} is not one of {', '.join(SOURCE_KINDS)}")
+            elif source.kind == "local" and not source.paths:
+                problems.append(f"{path}[{index}].paths is empty: name at least one glob")
+            elif source.kind == "huggingface" and not source.dataset:
+                problems.append(f"{path}[{index}].dataset is empty: name a dataset or a local dataset folder")
+    curate = job.curate
+    if (least := curate.duplicates.repeated_in) is not None and least < 2:
+        problems.append(
+            f"curate.duplicates.repeated_in={least} must be 2 or more, or null: one document repeats nothing"
+        )
+    for name, model, positive, negative, limit in (
+        ("quality", curate.quality.model, "good", "bad", "least"),
+        ("toxicity", curate.toxicity.model, "toxic", "clean", "most"),
+    ):
+        section = getattr(curate, name)
+        given = [bool(getattr(section, kind)) for kind in (positive, negative)]
+        if any(given) and model:
+            problems.append(
+                f"curate.{name}.model={model} is there, so nothing is trained: leave out "
+                f"curate.{name}.{positive} and curate.{name}.{negative}, or the model"
+            )
+        elif any(given) and not all(given):
+            missing = negative if given[0] else positive
+            problems.append(f"curate.{name}.{missing} is empty: a classifier is trained from documents of both kinds")
+        elif getattr(section, limit) is not None and not model and not any(given):
+            problems.append(
+                f"curate.{name}.{limit}={getattr(section, limit)} asks for a classifier: name curate.{name}.model, or "
+                f"curate.{name}.{positive} and curate.{name}.{negative} to train one"
+            )
+    if curate.reference and curate.calibrated:
+        problems.append(
+            f"curate.calibrated={curate.calibrated} holds limits, and curate.reference asks for others: give one of them"
+        )
+    return problems
 
 
 def _check_bucket(job: Job) -> list[str]:

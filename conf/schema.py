@@ -47,15 +47,94 @@ class Source:
 
 
 @dataclass
+class Quality:
+    model: Optional[str] = key(None, "a classifier that an earlier curation trained: quality.npz in its output")
+    good: list[Source] = key([], "where there is no model, one is trained: from documents as all should be")
+    bad: list[Source] = key([], "and from documents as none should be")
+    least: Optional[float] = key(None, "drop what is less probably good than this, 0 to 1 (null: a column only)")
+
+
+@dataclass
+class Toxicity:
+    model: Optional[str] = key(None, "a classifier that an earlier curation trained: toxicity.npz in its output")
+    toxic: list[Source] = key([], "where there is no model, one is trained: from texts with offence")
+    clean: list[Source] = key([], "and from texts without")
+    most: Optional[float] = key(
+        None, "drop a document of which more is toxic, 0 to 1 of its text (null: a column only)"
+    )
+
+
+@dataclass
+class Duplicates:
+    similarity: Optional[float] = key(
+        0.75, "share of their runs of five words that makes two documents near-duplicates (null: only equal ones go)"
+    )
+    repeated_in: Optional[int] = key(
+        100, "cut lines and paragraphs that so many documents hold out of all but the first of them (null: none)"
+    )
+    earlier: list[str] = key([], "folders of earlier curated text, whose documents must not come again")
+
+
+@dataclass
+class Decontaminate:
+    folder: Optional[str] = key(None, "keep out the benchmarks of this folder, each in a folder of its name")
+    benchmarks: dict[str, str] = key({}, "keep out others, too: name -> glob of files in any form")
+    action: str = key("drop", "drop a document that holds an item, or cut the item out of it")
+
+
+@dataclass
+class Private:
+    key_file: Optional[str] = key(
+        None, "file of a secret of 16 bytes or more: equal values get equal pseudonyms (null: placeholders)"
+    )
+    most_items: Optional[int] = key(None, "drop a document that held more personal data and secrets (null: none goes)")
+
+
+@dataclass
+class Harm:
+    most_words: Optional[int] = key(
+        None, "drop a document with more entries of its language's list of bad words (null: a column only)"
+    )
+    blocked: list[str] = key([], "files of URLs, domains and SHA-256 of texts that must not come in")
+    prohibited: list[str] = key([], "the same of what must be kept nowhere, not even among what was removed")
+    lexicons: list[str] = key([], "files of more terms for what must be kept nowhere: `minor TERM` or `sexual TERM`")
+
+
+@dataclass
+class Extract:
+    seconds: float = key(10.0, "of the processor that a web page may take")
+    memory_bytes: int = key(2**30, "of memory that web pages may take, beside the worker")
+    largest_bytes: int = key(16 * 2**20, "of one document as it lies in its file; larger ones are not read")
+
+
+@dataclass
 class Curate:
     sources: list[Source] = key([], "where documents come from, read in this order")
     output: str = key("data/${name}/text", "folder of curated Parquet")
+    work: Optional[str] = key(
+        None,
+        "folder that keeps what was read and measured, so that other limits need no second reading (null: one beside "
+        "the output, which goes when the text is published)",
+    )
     languages: list[str] = key([], "ISO 639-1 codes to keep (empty: every language)")
     language_confidence: float = key(0.5, "drop a document whose best language is less certain than this (0 to 1)")
-    min_words: int = key(50, "Gopher: fewest words of a document")
-    max_words: int = key(100_000, "Gopher: most words of a document")
+    thresholds: dict[str, Any] = key(
+        {}, "changes to the limits of rules: language or `*` -> rule set -> limit -> value; a rule set may be null"
+    )
+    reference: list[Source] = key([], "good documents, from which the limits of their languages are taken")
+    calibrated: Optional[str] = key(None, "limits that an earlier curation took: calibrated.json in its output")
+    quality: Quality = section(Quality, "how much documents look like good ones")
+    toxicity: Toxicity = section(Toxicity, "how much of documents offends")
+    duplicates: Duplicates = section(Duplicates, "what says the same")
+    decontaminate: Decontaminate = section(Decontaminate, "benchmarks that are kept out")
+    private: Private = section(Private, "personal data and secrets")
+    harm: Harm = section(Harm, "what must not come in")
+    extract: Extract = section(Extract, "limits of one document")
     part_bytes: int = key(128 * 2**20, "UTF-8 bytes of text per Parquet part")
-    workers: int = key(1, "processes that read and judge documents; output bytes do not depend on it")
+    slice_bytes: int = key(256 * 2**20, "bytes of files that a task reads: what a lost worker costs at most")
+    engine: str = key("local", "local (processes of this machine) or ray (an existing cluster)")
+    workers: int = key(1, "local: processes; output bytes do not depend on it")
+    ray_address: str = key("auto", "ray: host:port of the cluster (auto: the one that this machine belongs to)")
 
 
 @dataclass
@@ -369,8 +448,14 @@ CHOICES = {
     "pretrained.format": ("hf", "jax", "keras"),
     "export.dtype": ("fp32", "bf16"),
     "launch.name": ("local",),
+    "curate.engine": ("local", "ray"),
+    "curate.decontaminate.action": ("drop", "cut"),
 }
 SOURCE_KINDS = ("python_env", "local", "huggingface")
+SOURCE_LISTS = (
+    "curate.sources", "curate.reference", "curate.quality.good", "curate.quality.bad", "curate.toxicity.toxic",
+    "curate.toxicity.clean",
+)  # fmt: skip
 
 # What a run is. A change of one of these makes another run, and is refused when a run is resumed. Everything else may
 # change between restarts, and a change is logged. Of that is elastic, how the same run is computed: micro_batch,

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from conf.exits import ConfigError, DataError
+from data_pipeline.decontaminate import certificate
 from data_pipeline.disk_cache import DiskCache
 from data_pipeline.files import Files, Range, redacted
 from data_pipeline.samples import Sample, read_samples
@@ -78,6 +79,7 @@ class Shards:
     num_blocks: int
     dtype: np.dtype  # of tokens
     sources: list[Source]
+    decontamination: dict[str, Any] | None  # the certificate of what was kept out of the texts
     files: Files
     tokenizer: Tokenizer | None  # what texts become tokens with, where blocks hold texts
     skippable: bool
@@ -98,7 +100,8 @@ class Shards:
 
         Shards that are an index of texts need the tokenizer to be read, but not to be planned or searched. Of shards
         that a run trains on, a broken block is `skippable`: an error says so.
-        Raises DataError where a file is missing, broken, written by a newer version, or not of its recorded size.
+        Raises DataError where a file is missing, broken, written by a newer version, or not of its recorded size, or
+        where the certificate of what was kept out was changed.
         """
         files, name = Files.open(str(manifest), cache)
         data, shown = files.find(name), redacted(str(manifest))
@@ -108,6 +111,7 @@ class Shards:
                 "or set data.manifest (data.held_out for held-out shards; null for none)"
             )
         header = _header(data, shown)
+        certificate.check(header.get("decontamination"), shown)
         try:
             table = _Table.read(files, header["shards"]["name"], header["shards"]["sha256"])
             _check_presence(files, table)
@@ -122,6 +126,7 @@ class Shards:
                 num_blocks=header["totals"]["blocks"],
                 dtype=np.dtype(header["tokens"]),
                 sources=_sources(header["sources"]),
+                decontamination=header.get("decontamination"),
                 files=files,
                 tokenizer=tokenizer,
                 skippable=skippable,

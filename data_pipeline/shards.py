@@ -86,12 +86,15 @@ def write_shards(
     vocab_size: int,
     config: dict[str, Any],
     lineage: str,
+    decontamination: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write documents, in the order given, as token shards into a folder without a manifest; returns the manifest.
 
     The documents of a source must follow each other. A block ends with its source; a shard ends with the first block
-    that brings it to `shard_tokens` tokens. Left-overs of an interrupted run are removed first. `config` and `lineage`
-    (sha256 of what the documents were made from) are recorded as they are.
+    that brings it to `shard_tokens` tokens. Left-overs of an interrupted run are removed first. `config`, `lineage`
+    (sha256 of what the documents were made from) and `decontamination` (its certificate of what was kept out) are
+    recorded as they are; without a certificate the manifest has no such key, so that what was made before the key was
+    known is made again with the same hash.
     """
     folder = Path(folder)
     clear(folder)
@@ -110,6 +113,7 @@ def write_shards(
         "vocab_size": vocab_size,
         "config": config,
         "lineage": lineage,
+        **({} if decontamination is None else {"decontamination": decontamination}),
     }
     return write_manifest(folder, header, rows, sources)
 

@@ -104,6 +104,11 @@ class TokenStream:
         """The shards of every manifest that a stage reads."""
         return [part.shards for part in self._parts]
 
+    def shards_begun(self, samples_done: int) -> list[Shards]:
+        """The shards of every manifest that had a part in the samples before this one."""
+        parts = dict.fromkeys(stage.part for stage in self._stages[: self.stages_begun(samples_done)])
+        return [self._parts[part].shards for part in parts]
+
     @property
     def rows_per_epoch(self) -> int:
         """Rows of the manifest's shards: samples until every token was seen once where no weights are given."""

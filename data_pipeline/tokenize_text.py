@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from conf.exits import ConfigError, DataError
 from conf.schema import Job
 from data_pipeline import tokenizer as sentencepiece_model
+from data_pipeline.decontaminate import certificate
 from data_pipeline.lock import locked
 from data_pipeline.plan import Packing, dump_plan, load_plan, plan_name
 from data_pipeline.reader import Shards
@@ -81,10 +82,11 @@ class Curated:
     folder: Path
     sha256: str  # of its manifest, which through its hashes stands for every byte
     files: list[str]
+    decontamination: dict[str, Any] | None  # the certificate of what was kept out
 
     @classmethod
     def open(cls, folder: str) -> Curated:
-        """Read the manifest and check every file against it; DataError says what is missing or differs."""
+        """Read the manifest and check every file and the certificate; DataError says what is missing or differs."""
         path = Path(folder, "manifest.json")
         try:
             data = path.read_bytes()
@@ -95,7 +97,7 @@ class Curated:
             ) from error
         try:
             manifest = json.loads(data)
-            version, files = manifest["format"], manifest["files"]
+            version, files, decontamination = manifest["format"], manifest["files"], manifest.get("decontamination")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not a manifest of curated text ({error}): rerun `gemcutter curate`") from error
         if version > CURATED_FORMAT:
@@ -106,7 +108,8 @@ class Curated:
             raise DataError(f"tokenize.input={folder} holds no documents: look at its data_card.html for the reasons")
         for file in files:
             _check_file(path.parent / file["name"], file)
-        return cls(path.parent, hashlib.sha256(data).hexdigest(), [file["name"] for file in files])
+        certificate.check(decontamination, str(path))
+        return cls(path.parent, hashlib.sha256(data).hexdigest(), [file["name"] for file in files], decontamination)
 
     def rows(self) -> Iterator[tuple[list[str], list[str], list[str], list[str]]]:
         """(ids, texts, sources, urls) of some documents at a time."""
@@ -210,6 +213,7 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
         "vocab_size": model.vocab_size,
         "config": config,
         "lineage": curated.sha256,
+        "decontamination": curated.decontamination,
     }
     shuffled = _Shuffled(scratch, text_bytes)
     _encode(curated, model, fraction, shuffled)

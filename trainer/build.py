@@ -19,7 +19,7 @@ from data_pipeline.files import redacted
 from data_pipeline.ramp import Ramp
 from data_pipeline.stream import TokenStream
 from data_pipeline.tokenizer import Tokenizer
-from trainer import checkpoint
+from trainer import checkpoint, lineage
 from trainer.backend import Backend
 from trainer.checkpoint import committed_steps
 from trainer.liveness.reading import Reading, opened_by
@@ -90,7 +90,8 @@ def build(job: schema.Job, backend: Backend, clock: Stopwatch) -> tuple[Run, Par
     elif last is None and begin is not None:
         origin["init_sha256"] = begin.checkpoint.sha256
     identity = redacted(schema.identity(job))
-    run = Run(model, optimizer, backend, stream.cursor(0), identity, origin, stream.describe(), ramp, attempt)
+    learnt = lineage.Lineage(lineage.before(last, None if begin is None else begin.checkpoint), stream.shards_begun)
+    run = Run(model, optimizer, backend, stream.cursor(0), identity, origin, learnt, stream.describe(), ramp, attempt)
     if job.optim.ema is not None:
         run.average = Average(model, job.optim.ema, backend.zeros_like)
     if last is None:

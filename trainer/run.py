@@ -16,6 +16,7 @@ from data_pipeline.ramp import Ramp
 from trainer.anomaly.spikes import Taken
 from trainer.backend import Backend
 from trainer.checkpoint import Committed, load_tensors
+from trainer.lineage import Lineage
 from trainer.model import Gemma
 from trainer.optim.average import Average
 from trainer.optim.optimizer import moments_of, set_updates
@@ -28,6 +29,7 @@ class Run:
 
     identity   the identity keys and their values
     origin     run id and digests of configuration, shards and tokenizer
+    lineage    what the weights learn from
     order      what the order of samples depends on, in words, to show what differs where it is another one
     ramp       samples of each step
     attempt    counts the starts of the run and its returns to a checkpoint, 1 for the first
@@ -45,6 +47,7 @@ class Run:
     cursor: Cursor
     identity: dict[str, Any]
     origin: dict[str, str]
+    lineage: Lineage
     order: dict[str, Any]
     ramp: Ramp
     attempt: int
@@ -89,6 +92,7 @@ class Run:
             "model": dataclasses.asdict(self.model.config),
             "identity": self.identity,
             "origin": self.origin,
+            "learnt_from": self.lineage.at(self.cursor.samples_done),
         }
 
     def load(self, checkpoint: Committed) -> None:

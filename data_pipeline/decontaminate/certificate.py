@@ -1,7 +1,8 @@
 """What a data set says about the benchmarks that were kept out of it: which, by which method, and how much was found.
 
-It travels with the data: from curated text to token shards to a run, where evaluation asks whether a benchmark is
-covered. It names files and items by hashes, so it tells long after the files are gone.
+It travels with the data: from curated text to token shards to the checkpoints of a run, where evaluation asks whether a
+benchmark is covered. It names files and items by hashes, so it tells long after the files are gone. Who reads one needs
+nothing of what finds benchmarks, which is compiled.
 
     format      1
     action      what was done: drop or cut
@@ -19,15 +20,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from conf.exits import DataError
-from data_pipeline.decontaminate.actions import Action
-from data_pipeline.decontaminate.index import Index
-from data_pipeline.decontaminate.items import Evaluation
-from data_pipeline.decontaminate.match import CLUSTER, RUN, Spans
+
+if TYPE_CHECKING:
+    from data_pipeline.decontaminate.actions import Action
+    from data_pipeline.decontaminate.index import Index
+    from data_pipeline.decontaminate.items import Evaluation
+    from data_pipeline.decontaminate.match import Spans
 
 FORMAT = 1
 Covered = Literal["yes", "other files", "no"]
@@ -48,6 +51,8 @@ class Found:
 
     def add(self, index: Index, spans: Spans) -> None:
         """Count the spans of a batch."""
+        from data_pipeline.decontaminate.match import CLUSTER, RUN
+
         documents_N = np.repeat(np.arange(spans.documents_D1.size - 1), np.diff(spans.documents_D1))
         self.documents += spans.documents_D1.size - 1
         for name, chosen in (
@@ -73,42 +78,55 @@ class Found:
 def certify(evaluations: Sequence[Evaluation], index: Index, found: Found, action: Action) -> dict[str, Any]:
     """The certificate, ready for JSON."""
     indexed = np.bincount(index.benchmark_I, minlength=len(index.benchmarks))
-    benchmarks: dict[str, Any] = {}
-    for b, evaluation in enumerate(evaluations):
-        counts = found.contaminated.get(evaluation.benchmark, {})
-        of = {name: sum(1 for item in items if index.benchmark_I[item] == b) for name, items in found.items.items()}
-        benchmarks[evaluation.benchmark] = {
+    benchmarks = {
+        evaluation.benchmark: {
             "files": dict(sorted(evaluation.files.items())),
             "fields": evaluation.fields,
             "items_sha256": _items_digest(evaluation),
             "items_read": len(evaluation.items),
             "items": int(indexed[b]),
-            "contaminated_documents": {name: counts.get(name, 0) for name in found.items},
+        }
+        for b, evaluation in enumerate(evaluations)
+    }
+    method = asdict(index.method)
+    return filled({"format": FORMAT, "action": action, "method": method, "benchmarks": benchmarks}, index, found)
+
+
+def filled(certificate: Mapping[str, Any], index: Index, found: Found) -> dict[str, Any]:
+    """A certificate with other counts, of the same index."""
+    benchmarks: dict[str, Any] = {}
+    for b, (name, known) in enumerate(certificate["benchmarks"].items()):
+        counts = found.contaminated.get(name, {})
+        of = {kind: sum(1 for item in items if index.benchmark_I[item] == b) for kind, items in found.items.items()}
+        benchmarks[name] = {
+            **known,
+            "contaminated_documents": {kind: counts.get(kind, 0) for kind in found.items},
             "contaminated_items": of,
-            "contaminated_fraction": round(of["clusters"] / max(int(indexed[b]), 1), 6),
+            "contaminated_fraction": round(of["clusters"] / max(known["items"], 1), 6),
         }
-    return _signed(
-        {
-            "format": FORMAT,
-            "action": action,
-            "method": asdict(index.method),
-            "documents": found.documents,
-            "benchmarks": benchmarks,
-        }
-    )
+    content = {key: value for key, value in certificate.items() if key != "sha256"}
+    return _signed({**content, "documents": found.documents, "benchmarks": benchmarks})
 
 
-def check(certificate: Mapping[str, Any]) -> None:
-    """Raise DataError where a certificate is of a newer format, or was changed since it was made."""
-    if certificate.get("format") != FORMAT:
+def check(certificate: Mapping[str, Any] | None, where: str = "") -> None:
+    """Raise DataError where a certificate is of a newer format, or was changed since it was made; None is none.
+
+    `where` it lies goes before the message.
+    """
+    if certificate is None:
+        return
+    at = f"{where}: " if where else ""
+    version = certificate.get("format") if isinstance(certificate, Mapping) else None
+    if version != FORMAT:
         raise DataError(
-            f"a decontamination certificate of format {certificate.get('format')}; this version reads {FORMAT}: "
+            f"{at}a decontamination certificate of format {version}; this version reads {FORMAT}: "
             "use the version that wrote it, or curate again"
         )
     content = {name: value for name, value in certificate.items() if name != "sha256"}
     if _signed(content)["sha256"] != certificate.get("sha256"):
         raise DataError(
-            "a decontamination certificate does not have the sha256 it states: it was changed; curate again"
+            f"{at}a decontamination certificate does not have the sha256 it states: it was changed; restore it from a "
+            "copy, or curate again"
         )
 
 

@@ -55,22 +55,30 @@ class Engine(Protocol):
         ...
 
 
-def run(stage: Stage[Any], root: Path, engine: Engine, progress: Callable[[int, int], None]) -> list[Facts]:
+def run(
+    stage: Stage[Any],
+    root: Path,
+    engine: Engine,
+    progress: Callable[[int, int], None],
+    wanted: Sequence[int] | None = None,
+) -> list[Facts]:
     """Do what is not committed yet; returns the facts of every task, in their order.
 
-    `progress` is told how many tasks are done, of how many. Raises what tasks raise; all that was committed stays.
+    `progress` is told how many tasks are done, of how many. `wanted` are the numbers of the tasks to do, where not all
+    are. Raises what tasks raise; all that was committed stays.
     """
     folder = root / stage.name
     folder.mkdir(parents=True, exist_ok=True)
     _remove_attempts(folder)
-    waiting = [(number, task) for number, task in enumerate(stage.tasks) if not folder_of(folder, number).exists()]
-    done = len(stage.tasks) - len(waiting)
-    progress(done, len(stage.tasks))
+    numbers = range(len(stage.tasks)) if wanted is None else wanted
+    waiting = [(number, stage.tasks[number]) for number in numbers if not folder_of(folder, number).exists()]
+    done = len(numbers) - len(waiting)
+    progress(done, len(numbers))
     for _ in engine.run(functools.partial(_perform, stage.work, folder), waiting):
         done += 1
-        progress(done, len(stage.tasks))
+        progress(done, len(numbers))
     _remove_attempts(folder)  # of workers that were killed
-    return [facts_of(folder, number) for number in range(len(stage.tasks))]
+    return [facts_of(folder, number) for number in numbers]
 
 
 def _remove_attempts(stage: Path) -> None:
@@ -105,7 +113,7 @@ def _perform(work: Callable[[Any, Path], Facts], stage: Path, numbered: tuple[in
     try:
         facts = work(task, attempt)
         (attempt / _FACTS).write_text(json.dumps(facts, sort_keys=True) + "\n", "utf-8", newline="\n")
-        for path in attempt.iterdir():
+        for path in attempt.rglob("*"):
             sync(path)
         sync(attempt)
         try:

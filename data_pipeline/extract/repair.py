@@ -14,6 +14,8 @@ NOT_CHARACTERS = re.compile(
     + "".join(f"{chr(p << 16 | 0xFFFE)}{chr(p << 16 | 0xFFFF)}" for p in range(17))
     + "]"
 )
+# What ftfy changes in a text that does not look mis-decoded.
+UNUSUAL = re.compile("[\x80-\x9f\u2028\u2029\u206a-\u206f\ufeff\ufff9-\ufffc\ud800-\udfff]")
 SURROGATE_PAIRS = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
@@ -26,14 +28,23 @@ def repair(text: str) -> str:
     if NOT_PLAIN.search(text):  # one scan for the many texts that need none of this
         text = ASCII_CONTROLS.sub("", LINE_ENDS.sub("\n", TERMINAL_ESCAPES.sub("", text)))
     if not text.isascii():
-        text = "\n".join(_repair_line(line) for line in text.split("\n"))
+        if _needs_repair(text):
+            text = "\n".join(_repair_line(line) for line in text.split("\n"))
         text = SURROGATE_PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
         text = NOT_CHARACTERS.sub("", text)
     return text.strip()
 
 
+def _needs_repair(text: str) -> bool:
+    """Whether ftfy might change anything, which is slow to find that out line by line: a line is left alone where the
+    whole text is."""
+    from ftfy.badness import is_bad
+
+    return is_bad(text) or UNUSUAL.search(text) is not None
+
+
 def _repair_line(line: str) -> str:
-    if line.isascii():  # nothing in it was mis-decoded, and ftfy is slow to find that out
+    if line.isascii() or not _needs_repair(line):
         return line
     import ftfy
 

@@ -85,7 +85,10 @@ class Lexicon:
 
     def holds(self, text: str) -> bool:
         """Whether a word for a minor stands within `near` words of a sexual one."""
-        words = _tokens(text)
+        text = _normal(text)
+        if not self._minors.may_be_in(text):
+            return False
+        words = _words(text)
         minors = self._minors.places(words)
         if not minors:
             return False
@@ -121,7 +124,12 @@ class _Terms:
             elif words := _tokens(term):
                 self._plain.setdefault(len(words), set()).add(" ".join(words))
         self._heads = {length: {term.split()[0] for term in plain} for length, plain in self._plain.items()}
+        self._beginnings = sorted({head for heads in self._heads.values() for head in heads})
         self._lengths = sorted({*self._plain, *(_HASHED_WORDS if self._hashed else ())})
+
+    def may_be_in(self, text: str) -> bool:
+        """Whether a text in normal form holds the first word of any, be it within another: this is soon known."""
+        return bool(self._hashed) or any(head in text for head in self._beginnings)
 
     def places(self, words: Sequence[str]) -> list[int]:
         """Where terms begin, in order."""
@@ -150,6 +158,12 @@ def _hash(gram: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    if text.isascii():
-        return _ASCII_TOKEN.findall(text.lower())
-    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
+    return _words(_normal(text))
+
+
+def _normal(text: str) -> str:
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).lower()
+
+
+def _words(text: str) -> list[str]:
+    return (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text)

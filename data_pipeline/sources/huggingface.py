@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from conf.exits import ConfigError, DataError
 from conf.schema import Source
@@ -11,24 +12,30 @@ from data_pipeline.document import Record, require
 from data_pipeline.sources.rows import no_text_field, record_of_row
 
 
-def read(source: Source) -> Iterator[Record]:
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a dataset, by its place among all pieces: what the library itself cuts, most often a file each."""
+
+    number: int
+    of: int
+
+
+def pieces(source: Source) -> list[Shard]:
+    """The shards of the dataset. Raises ConfigError where dataset, configuration or split do not exist."""
+    count = _opened(source).num_shards
+    return [Shard(number, count) for number in range(count)]
+
+
+def records(shard: Shard, source: Source) -> Iterator[Record]:
     """A record per row, in the dataset's order; `url` is the row's own, else the dataset's name and the row number.
 
-    Raises ConfigError where the dataset, configuration, split or text field does not exist, DataError where rows cannot
-    be read.
+    Raises ConfigError where the text field does not exist, DataError where rows cannot be read.
     """
-    require("datasets")
-    import datasets
-
-    place = f"{source.dataset} (config={source.config}, split={source.split})"
-    try:
-        rows = datasets.load_dataset(source.dataset, source.config, split=source.split, streaming=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"curate.sources: the dataset {place} cannot be opened: {error}. Check dataset, config and split, and "
-            "for a name on the Hub the connection; a local folder must exist and hold data files"
-        ) from error
-    name = shown(source.dataset)
+    rows = _opened(source)
+    place, name = _place(source), shown(source.dataset)
+    if shard.of > 1:
+        rows = rows.shard(shard.of, shard.number)
+        name = f"{name}/{shard.number}"
     number = 0
     try:
         for row in rows:
@@ -45,8 +52,25 @@ def read(source: Source) -> Iterator[Record]:
         # Its message may quote a row, which may be personal.
         detail = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(
-            f"the dataset {place} cannot be read after row {number} ({detail}): nothing was written; mend its files, "
-            "or start again where the connection failed"
+            f"the dataset {place} cannot be read after row {number} ({detail}): mend its files, or start again where "
+            "the connection failed"
+        ) from error
+
+
+def _place(source: Source) -> str:
+    return f"{source.dataset} (config={source.config}, split={source.split})"
+
+
+def _opened(source: Source) -> Any:
+    require("datasets")
+    import datasets
+
+    try:
+        return datasets.load_dataset(source.dataset, source.config, split=source.split, streaming=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"curate.sources: the dataset {_place(source)} cannot be opened: {error}. Check dataset, config and split, "
+            "and for a name on the Hub the connection; a local folder must exist and hold data files"
         ) from error
 
 

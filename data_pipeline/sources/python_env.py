@@ -9,10 +9,10 @@ from __future__ import annotations
 import email.parser
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from conf.schema import Source
 from data_pipeline.document import Form, Record
 
 FORMS: dict[str, Form] = {
@@ -27,33 +27,50 @@ LEFT_OUT = frozenset(("__pycache__", "test", "tests", "idle_test"))
 # Another installation's packages, which may lie inside the standard library's folder.
 PACKAGES = frozenset(("site-packages", "dist-packages"))
 STANDARD_LIBRARY_LICENSE = "PSF-2.0"
+PIECE_FILES = 2000
 LONGEST_LICENSE_NAME = 64  # characters; longer fields hold the licence's text
 
 
-def read(source: Source) -> Iterator[Record]:
-    """Records of the standard library, then of the installed packages, each folder sorted by name.
+@dataclass(frozen=True)
+class File:
+    """An installed file, its name on every machine, and the licence of what it belongs to."""
 
-    Symbolic links are not followed, so nothing comes twice. `url` is `python:` and the path within the installation.
+    path: str
+    locator: str
+    form: Form
+    license: str
+
+
+def pieces() -> list[tuple[File, ...]]:
+    """The files of the standard library, then of the installed packages, each folder sorted by name, some at a time.
+
+    Symbolic links are not followed, so nothing comes twice.
     """
-    del source  # reads what is installed; nothing to choose
-    yield from _records("stdlib", Path(sysconfig.get_path("stdlib")), {})
+    found = list(_listed("stdlib", Path(sysconfig.get_path("stdlib")), {}))
     roots = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
     for root in sorted(roots):
-        yield from _records("site-packages", root, licenses(root))
+        found += _listed("site-packages", root, licenses(root))
+    return [tuple(found[first : first + PIECE_FILES]) for first in range(0, len(found), PIECE_FILES)]
 
 
-def _records(prefix: str, root: Path, owners: dict[str, str]) -> Iterator[Record]:
+def records(files: Iterable[File]) -> Iterator[Record]:
+    """A record a file. `url` is `python:` and the path within the installation."""
+    for file in files:
+        try:
+            content = Path(file.path).read_bytes()
+        except OSError:  # gone or not ours to read: installations change under us
+            yield Record("", file.form, file.locator, url=file.locator, reason="unreadable")
+            continue
+        yield Record(content, file.form, file.locator, url=file.locator, license=file.license)
+
+
+def _listed(prefix: str, root: Path, owners: dict[str, str]) -> Iterator[File]:
     default = STANDARD_LIBRARY_LICENSE if prefix == "stdlib" else ""
     for path in _files(root):
         relative = path.relative_to(root)
         form = "metadata" if path.name == "METADATA" else FORMS[path.suffix]
         locator = f"python:{prefix}/{os.fsencode(relative.as_posix()).decode(errors='replace')}"
-        try:
-            content = path.read_bytes()
-        except OSError:  # gone or not ours to read: installations change under us
-            yield Record("", form, locator, url=locator, reason="unreadable")
-            continue
-        yield Record(content, form, locator, url=locator, license=owners.get(relative.parts[0], default))
+        yield File(str(path), locator, form, owners.get(relative.parts[0], default))
 
 
 def _files(folder: Path) -> Iterator[Path]:

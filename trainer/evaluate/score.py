@@ -31,6 +31,7 @@ def score(
 
     format         1
     tasks          name -> metric, value, stderr (null of a single item), items, few_shot, version, chance
+    files          name -> the files with the text of a scored task, and their sha256
     skipped        name -> why a task was not scored: its benchmark files are not there
     bits_per_byte  value, documents, bytes, tokens, nats; null without held-out shards
     limit          evaluate.limit: only the first so many items of each task and documents were scored; null: all
@@ -51,10 +52,11 @@ def score(
     bits = None
     if held_out:  # first, as it is quick to refuse: shards that are not there must not cost the scores of the tasks
         bits = bits_per_byte(model, tokenizer, held_out, length, evaluate.batch_tokens, evaluate.limit)
-    tasks, skipped, harness = _score_tasks(model, tokenizer, evaluate, length)
+    tasks, texts, skipped, harness = _score_tasks(model, tokenizer, evaluate, length)
     return {
         "format": FORMAT,
         "tasks": tasks,
+        "files": texts,
         "skipped": skipped,
         "bits_per_byte": bits,
         "limit": evaluate.limit,
@@ -64,10 +66,10 @@ def score(
 
 def _score_tasks(
     model: Gemma, tokenizer: Tokenizer, evaluate: schema.Evaluate, length: int
-) -> tuple[dict[str, Any], dict[str, str], str | None]:
-    """Scores by task, reasons by skipped task, and the harness."""
+) -> tuple[dict[str, Any], dict[str, dict[str, str]], dict[str, str], str | None]:
+    """Scores by task, files by task, reasons by skipped task, and the harness."""
     if not evaluate.tasks:
-        return {}, {}, None
+        return {}, {}, {}, None
     try:
         from trainer.evaluate import harness
     except ModuleNotFoundError as error:
@@ -83,7 +85,7 @@ def _score_tasks(
         benchmarks, origin = os.environ.get(VARIABLE), VARIABLE
     if not benchmarks:
         reason = f"no folder of benchmark files is named: set evaluate.benchmarks or the variable {VARIABLE}"
-        return {}, dict.fromkeys(evaluate.tasks, reason), None
+        return {}, {}, dict.fromkeys(evaluate.tasks, reason), None
     skipped = {}
     for task in evaluate.tasks:
         if absent := files.missing(task, Path(benchmarks)):
@@ -93,6 +95,7 @@ def _score_tasks(
             )
     present = [task for task in dict.fromkeys(evaluate.tasks) if task not in skipped]
     if not present:
-        return {}, skipped, None
+        return {}, {}, skipped, None
+    texts = {task: files.with_text(task, Path(benchmarks)) for task in present}
     lm = harness.GemmaLM(model, tokenizer, evaluate.batch_tokens, length)
-    return harness.score_tasks(lm, present, Path(benchmarks), evaluate.limit), skipped, harness.NAME
+    return harness.score_tasks(lm, present, Path(benchmarks), evaluate.limit), texts, skipped, harness.NAME

@@ -11,6 +11,7 @@ from conf.json_lines import writing
 from trainer.export.hf import export_hf
 from trainer.export.jax import export_jax
 from trainer.export.keras import export_keras
+from trainer.lineage import learnt_from
 from trainer.trained import Trained
 
 WRITERS = {"hf": export_hf, "jax": export_jax, "keras": export_keras}
@@ -29,7 +30,7 @@ def export(job: schema.Job) -> int:
             vocab_size=trained.tokenizer().vocab_size,
             folder=folder,
             dtype=job.export.dtype,
-            provenance=trained.provenance(),
+            provenance=trained.provenance() | {"learnt_from": learnt_from(trained.checkpoint)},
         )
     print(f"exported step {trained.checkpoint.step} to {folder}", file=sys.stderr)
     return DONE

@@ -7,6 +7,7 @@ to a dataset, and returns one split. A file may lie plain or as .gz.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -22,6 +23,8 @@ FILES = {
     "arc_easy": ("arc_easy/olmes_test_rc_5shot_requests.jsonl",),
 }
 
+_LABELS = ("piqa/valid-labels.lst",)  # numbers alone, which no text can hold
+
 # The dump of requests repeats each item with another id from here on, for scores without the question.
 _UNCONDITIONAL = 1_000_000
 
@@ -29,6 +32,12 @@ _UNCONDITIONAL = 1_000_000
 def missing(task: str, benchmarks: Path) -> list[str]:
     """The files of a task that the folder does not have."""
     return [name for name in FILES[task] if not _find(benchmarks, name).is_file()]
+
+
+def with_text(task: str, benchmarks: Path) -> dict[str, str]:
+    """Name -> sha256 of the files of a task, as they lie in the folder, that hold text: what a model may have read."""
+    paths = [_find(benchmarks, name) for name in FILES[task] if name not in _LABELS]
+    return {path.relative_to(benchmarks).as_posix(): hashlib.sha256(_read(path)).hexdigest() for path in paths}
 
 
 def piqa(benchmarks: str, **_: object) -> dict[str, Dataset]:
@@ -64,9 +73,16 @@ def _find(benchmarks: Path, name: str) -> Path:
     return plain if plain.is_file() else plain.with_name(plain.name + ".gz")
 
 
-def _read_lines(path: Path) -> list[str]:
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the benchmark file {path} cannot be read ({error}): copy it again") from error
+
+
+def _read_lines(path: Path) -> list[str]:
+    data = _read(path)
+    try:
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"the benchmark file {path} cannot be read ({error}): copy it again") from error

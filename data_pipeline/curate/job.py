@@ -1,0 +1,66 @@
+"""The `curate` job: from sources to a folder of Parquet with its data card. What happens in between: `road.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from conf.exits import ConfigError
+from conf.schema import Curate, Job
+from data_pipeline.curate import inputs, models, publish, road
+from data_pipeline.curate.stages import Stages
+from data_pipeline.document import EXTRAS, require
+from data_pipeline.engine.local import Local
+from data_pipeline.engine.ray import Ray
+from data_pipeline.engine.stage import Engine
+from data_pipeline.lock import locked
+
+# Where the text lies and who does the work does not change it.
+NOT_IDENTITY = ("output", "work", "workers", "engine", "ray_address")
+
+
+def curate(job: Job) -> dict[str, Any]:
+    """Curate what `job.curate` names into the folder `job.curate.output`.
+
+    Returns the summary: `output`, the counts of the manifest (documents and bytes in and kept, dropped by reason,
+    scrubbed, per source, languages), `parts`, `lineage`, and `reused`, which is true where the folder already held the
+    result of this configuration and nothing was done.
+
+    Raises ConfigError where a source is missing, an extra is not installed, or the folder holds something else;
+    DataError where a file is not what its name says, a source gives no document, or nothing is left. Then the folder
+    does not exist, and what was done until then is kept for the next start.
+    """
+    keys = job.curate
+    if not keys.sources:
+        raise ConfigError("curate.sources is empty: name at least one source, for example [{kind: python_env}]")
+    require(*(package for package, extra in EXTRAS.items() if extra == "curate"))
+    output = Path(keys.output)
+    work = output.with_name(output.name + ".work") if keys.work is None else Path(keys.work)
+    config, benchmarks = _identity(keys), models.benchmarks(keys.decontaminate, keys.private.key_file)
+    fingerprints = inputs.fingerprints(job, benchmarks)
+    manifest = publish.published(output, config, fingerprints)
+    reused = manifest is not None
+    if manifest is None:
+        with locked(work, "curate.work"), publish.appearing(output, work) as folder:
+            stages = Stages(work, _engine(keys))
+            manifest = road.curate(job, stages, benchmarks, config, fingerprints, folder)
+    if keys.work is None:
+        shutil.rmtree(work, ignore_errors=True)
+    return {
+        "output": str(output),
+        **manifest["counts"],
+        "parts": len(manifest["files"]),
+        "lineage": manifest["lineage"],
+        "reused": reused,
+    }
+
+
+def _engine(keys: Curate) -> Engine:
+    return Ray(keys.ray_address) if keys.engine == "ray" else Local(keys.workers)
+
+
+def _identity(keys: Curate) -> dict[str, Any]:
+    """The keys that the curated text depends on."""
+    return {key: value for key, value in dataclasses.asdict(keys).items() if key not in NOT_IDENTITY}
