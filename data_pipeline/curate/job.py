@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from conf.exits import ConfigError
 from conf.schema import Curate, Job
 from data_pipeline.curate import inputs, models, publish, road
 from data_pipeline.curate.stages import Stages
-from data_pipeline.document import EXTRAS, require
 from data_pipeline.engine.local import Local
 from data_pipeline.engine.ray import Ray
 from data_pipeline.engine.stage import Engine
@@ -28,14 +28,12 @@ def curate(job: Job) -> dict[str, Any]:
     scrubbed, per source, languages), `parts`, `lineage`, and `reused`, which is true where the folder already held the
     result of this configuration and nothing was done.
 
-    Raises ConfigError where a source is missing, an extra is not installed, or the folder holds something else;
-    DataError where a file is not what its name says, a source gives no document, or nothing is left. Then the folder
+    Raises ConfigError where a source is missing or the folder holds something else; DataError where a file is not what its name says, a source gives no document, or nothing is left. Then the folder
     does not exist, and what was done until then is kept for the next start.
     """
     keys = job.curate
     if not keys.sources:
         raise ConfigError("curate.sources is empty: name at least one source, for example [{kind: python_env}]")
-    require(*(package for package, extra in EXTRAS.items() if extra == "curate"))
     output = Path(keys.output)
     work = output.with_name(output.name + ".work") if keys.work is None else Path(keys.work)
     config, benchmarks = _identity(keys), models.benchmarks(keys.decontaminate, keys.private.key_file)
@@ -43,9 +41,8 @@ def curate(job: Job) -> dict[str, Any]:
     manifest = publish.published(output, config, fingerprints)
     reused = manifest is not None
     if manifest is None:
-        with locked(work, "curate.work"), publish.appearing(output, work) as folder:
-            stages = Stages(work, _engine(keys))
-            manifest = road.curate(job, stages, benchmarks, config, fingerprints, folder)
+        with locked(work, "curate.work"), publish.appearing(output, work) as folder, _engine(keys) as engine:
+            manifest = road.curate(job, Stages(work, engine), benchmarks, config, fingerprints, folder)
     if keys.work is None:
         shutil.rmtree(work, ignore_errors=True)
     return {
@@ -57,7 +54,7 @@ def curate(job: Job) -> dict[str, Any]:
     }
 
 
-def _engine(keys: Curate) -> Engine:
+def _engine(keys: Curate) -> AbstractContextManager[Engine]:
     return Ray(keys.ray_address) if keys.engine == "ray" else Local(keys.workers)
 
 
