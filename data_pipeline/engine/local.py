@@ -19,8 +19,10 @@ from data_pipeline.engine.stage import MOST_DEATHS
 
 @dataclass
 class Local:
-    """So many processes; this one alone where it is one. When one is killed, what all were doing is lost and done again,
-    one by one, before anything else: so the task at fault is known, and costs the others a second beginning at most.
+    """So many processes; this one alone where it is one.
+
+    When one is killed, what all were doing is lost and done again, one by one, before anything else: so the task at
+    fault is known, and costs the others a second beginning at most.
 
     As a context it keeps the processes from one list of tasks to the next; else they end with each.
     """
