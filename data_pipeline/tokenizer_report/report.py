@@ -79,11 +79,12 @@ class TokenizerReport:
         used, falling = from_text & (times > 0), np.sort(times[from_text])[::-1]
         unused = np.flatnonzero(from_text & ~used)
         lengths: dict[str, dict[str, int]] = {}
-        for number in np.flatnonzero(from_text):
-            text, _, kind = self._pieces[number]
+        for (text, _, kind), count in zip(self._pieces, times.tolist(), strict=True):
+            if kind not in _FROM_TEXT:
+                continue
             row = lengths.setdefault("byte" if kind == "byte" else str(len(text)), {"pieces": 0, "tokens": 0})
             row["pieces"] += 1
-            row["tokens"] += int(times[number])
+            row["tokens"] += count
         return {
             "kinds": dict(sorted(Counter(kinds.tolist()).items())),
             "used": int(used.sum()),

@@ -17,7 +17,7 @@ import numpy as np
 from data_pipeline.shards import order_key
 from data_pipeline.tokenizer import UNK, Tokenizer
 
-_WHOLE_BYTES = 2**16  # of text of a language, before documents are left out
+_WHOLE_BYTES = 2**15  # of text of a language, before documents are left out
 _FEWEST = 1 / 16  # of the documents of a language
 _SHOWN = 4  # characters of an example
 
@@ -72,7 +72,7 @@ class RoundTrip:
     def _falls_into_the_sample(self, document: str, size: int, language: str) -> bool:
         before = self._seen.get(language, 0)
         self._seen[language] = before + size
-        return order_key(document) < max(_FEWEST, min(1.0, _WHOLE_BYTES / max(1, before))) * 2**64
+        return before <= _WHOLE_BYTES or order_key(document) < max(_FEWEST, _WHOLE_BYTES / before) * 2**64
 
 
 def change(text: str, decoded: str, unknown: bool) -> tuple[str, str, str]:
