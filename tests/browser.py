@@ -40,6 +40,8 @@ class Browser:
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        # A dialogue would wait for somebody; so it is a complaint like others.
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source="window.alert = console.error")
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The answer to a command of the protocol. Raises RuntimeError where it was refused."""
@@ -67,12 +69,12 @@ class Browser:
         message, _, self._unread = self._unread.partition(b"\0")
         return dict(json.loads(message))
 
-    def open(self, page: Path, width: int, *, dark: bool = False) -> None:
-        """Open a file at a width of so many CSS pixels."""
+    def open(self, page: Path, width: int, *, dark: bool = False, media: str = "screen") -> None:
+        """Open a file at a width of so many CSS pixels, as `screen` or `print` shows it."""
         self.events = []
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.ask("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.ask("Page.navigate", url=page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())

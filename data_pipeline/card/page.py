@@ -384,6 +384,8 @@ def _lengths_and_quality(card: Card, table: Tables) -> Iterator[str]:
 def _quality(card: Card) -> str:
     if "quality" in card["classifiers"]:
         return "How probably a document is like the good ones that were named, by the classifier below."
+    if card["config"].get("quality", {}).get("model"):
+        return "How probably a document is like good ones, by a classifier that an earlier curation trained."
     return (
         "The share of Gopher's rules that hold with limits twice as strict: a distance from the limits, not a verdict "
         "on the writing."
@@ -488,7 +490,7 @@ def _contamination(card: Card, table: Tables) -> Iterator[str]:
                 one["contaminated_items"]["answered"],
                 one["contaminated_documents"]["clusters"],
                 one["contaminated_documents"]["runs"],
-                one["fields"],
+                Html(f"<bdi>{text(one['fields'])}</bdi>"),
             )
             for benchmark, one in certificate["benchmarks"].items()
         ],
