@@ -31,7 +31,8 @@ POSITIVE = (
     "data.cache_bytes", "checkpoint.keep_last", "checkpoint.max_failed", "checkpoint.retry_seconds",
     "evaluate.batch_tokens", "evaluate.rows",
     "curate.workers", "curate.slice_bytes", "curate.extract.seconds", "curate.extract.memory_bytes",
-    "curate.extract.largest_bytes", "curate.part_bytes", "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
+    "curate.extract.largest_bytes", "curate.part_bytes",
+    "tokenizer.vocab_size", "tokenizer.train_bytes", "tokenizer.threads", "tokenize.shard_tokens",
     "tokenize.block_documents", "optim.peak_lr", "optim.clip_norm", "optim.max_skipped",
     "hang.start_seconds", "launch.nodes", "spike.window",
 )  # fmt: skip
@@ -161,7 +162,7 @@ def _check_curate(job: Job) -> list[str]:
             )
     if curate.reference and curate.calibrated:
         problems.append(
-            f"curate.calibrated={curate.calibrated} holds limits, and curate.reference asks for others: give one of them"
+            f"curate.calibrated={curate.calibrated} holds limits, and curate.reference asks for others: give one"
         )
     return problems
 

@@ -130,6 +130,7 @@ class Curate:
     private: Private = section(Private, "personal data and secrets")
     harm: Harm = section(Harm, "what must not come in")
     extract: Extract = section(Extract, "limits of one document")
+    previous: Optional[str] = key(None, "folder of the version before, to which the data card compares this one")
     part_bytes: int = key(128 * 2**20, "UTF-8 bytes of text per Parquet part")
     slice_bytes: int = key(256 * 2**20, "bytes of files that a task reads: what a lost worker costs at most")
     engine: str = key("local", "local (processes of this machine) or ray (an existing cluster)")

@@ -13,6 +13,17 @@ earlier     the task that reads text of an earlier curation
 publish     the folder that appears complete, or not at all
 """
 
-from data_pipeline.curate.job import curate
+from __future__ import annotations
 
-__all__ = ["curate"]
+from typing import Any
+
+from conf.schema import Job
+from data_pipeline.document import EXTRAS, require
+
+
+def curate(job: Job) -> dict[str, Any]:
+    """Do the job: see `job.curate`. Raises ConfigError first where a package of the extra `curate` is missing."""
+    require(*(package for package, extra in EXTRAS.items() if extra == "curate"))
+    from data_pipeline.curate import job as curation
+
+    return curation.curate(job)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError
-from conf.schema import Curate, Job
+from conf.schema import SOURCE_LISTS, Curate, Job, Source
 from data_pipeline.curate import inputs, models, publish, road
 from data_pipeline.curate.stages import Stages
-from data_pipeline.document import EXTRAS, require
 from data_pipeline.engine.local import Local
 from data_pipeline.engine.ray import Ray
 from data_pipeline.engine.stage import Engine
 from data_pipeline.lock import locked
+from data_pipeline.sources import without_folders
 
+# Keys that name files and folders.
+FILES = (
+    "calibrated", "quality.model", "toxicity.model", "duplicates.earlier", "decontaminate.folder",
+    "decontaminate.benchmarks", "private.key_file", "harm.blocked", "harm.prohibited", "harm.lexicons",
+)  # fmt: skip
 # Where the text lies and who does the work does not change it.
-NOT_IDENTITY = ("output", "work", "workers", "engine", "ray_address")
+NOT_IDENTITY = ("output", "work", "previous", "workers", "engine", "ray_address")
 
 
 def curate(job: Job) -> dict[str, Any]:
@@ -28,14 +34,13 @@ def curate(job: Job) -> dict[str, Any]:
     scrubbed, per source, languages), `parts`, `lineage`, and `reused`, which is true where the folder already held the
     result of this configuration and nothing was done.
 
-    Raises ConfigError where a source is missing, an extra is not installed, or the folder holds something else;
-    DataError where a file is not what its name says, a source gives no document, or nothing is left. Then the folder
-    does not exist, and what was done until then is kept for the next start.
+    Raises ConfigError where a source is missing or the folder holds something else; DataError where a file is not what
+    its name says, a source gives no document, or nothing is left. Then the folder does not exist, and what was done
+    until then is kept for the next start.
     """
     keys = job.curate
     if not keys.sources:
         raise ConfigError("curate.sources is empty: name at least one source, for example [{kind: python_env}]")
-    require(*(package for package, extra in EXTRAS.items() if extra == "curate"))
     output = Path(keys.output)
     work = output.with_name(output.name + ".work") if keys.work is None else Path(keys.work)
     config, benchmarks = _identity(keys), models.benchmarks(keys.decontaminate, keys.private.key_file)
@@ -43,9 +48,8 @@ def curate(job: Job) -> dict[str, Any]:
     manifest = publish.published(output, config, fingerprints)
     reused = manifest is not None
     if manifest is None:
-        with locked(work, "curate.work"), publish.appearing(output, work) as folder:
-            stages = Stages(work, _engine(keys))
-            manifest = road.curate(job, stages, benchmarks, config, fingerprints, folder)
+        with locked(work, "curate.work"), publish.appearing(output, work) as folder, _engine(keys) as engine:
+            manifest = road.curate(job, Stages(work, engine), benchmarks, config, fingerprints, folder)
     if keys.work is None:
         shutil.rmtree(work, ignore_errors=True)
     return {
@@ -57,10 +61,29 @@ def curate(job: Job) -> dict[str, Any]:
     }
 
 
-def _engine(keys: Curate) -> Engine:
+def _engine(keys: Curate) -> AbstractContextManager[Engine]:
     return Ray(keys.ray_address) if keys.engine == "ray" else Local(keys.workers)
 
 
 def _identity(keys: Curate) -> dict[str, Any]:
-    """The keys that the curated text depends on."""
-    return {key: value for key, value in dataclasses.asdict(keys).items() if key not in NOT_IDENTITY}
+    """The keys that the curated text depends on, without folders of this machine: what is in the files that they name
+    is known by their fingerprints."""
+    config = {key: value for key, value in dataclasses.asdict(keys).items() if key not in NOT_IDENTITY}
+    for path in SOURCE_LISTS:
+        *sections, name = path.removeprefix("curate.").split(".")
+        section = config if not sections else config[sections[0]]
+        section[name] = [dataclasses.asdict(without_folders(Source(**source))) for source in section[name]]
+    for path in FILES:
+        *sections, name = path.split(".")
+        section = config if not sections else config[sections[0]]
+        section[name] = _names(section[name])
+    return config
+
+
+def _names(paths: Any) -> Any:
+    """The last parts of a path, or of each of several."""
+    if isinstance(paths, dict):
+        return {name: _names(path) for name, path in paths.items()}
+    if isinstance(paths, list):
+        return [*map(_names, paths)]
+    return None if paths is None else Path(paths).name

@@ -1,4 +1,4 @@
-"""Tasks that are done before anything is read: the index of benchmarks, classifiers, and limits from a reference set."""
+"""Tasks that come before reading: the index of benchmarks, classifiers, and limits from a reference set."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from conf.exits import ConfigError, DataError
 from conf.schema import FORMAT
+from data_pipeline.card.changes import differences
 from data_pipeline.durable import sync
 from data_pipeline.lock import locked
 
@@ -56,17 +57,6 @@ def manifest_of(folder: Path, remedy: str) -> dict[str, Any]:
     if manifest.get("format", 0) > FORMAT:
         raise DataError(f"{path} has format {manifest['format']}, this version reads up to {FORMAT}: upgrade gemcutter")
     return manifest
-
-
-def differences(before: Any, now: Any, path: str = "curate") -> list[str]:
-    """Dotted paths whose values differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [change for key in keys for change in differences(before.get(key), now.get(key), f"{path}.{key}")]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now) and path == "curate.sources":
-        pairs = enumerate(zip(before, now, strict=True))
-        return [change for n, (old, new) in pairs for change in differences(old, new, f"{path}[{n}]")]
-    return [] if before == now else [f"{path} was {before!r}, is {now!r}"]
 
 
 @contextmanager
@@ -112,6 +102,16 @@ def place(source: Path, target: Path) -> None:
             raise
         shutil.copyfile(source, target)
         sync(target)
+
+
+def card_of(folder: Path) -> dict[str, Any]:
+    """The data card of curated text. Raises DataError where the folder holds none that can be read."""
+    path = folder / "data_card.json"
+    try:
+        card: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a data card ({error}): correct curate.previous") from error
+    return card
 
 
 def write_json(path: Path, value: Any) -> None:

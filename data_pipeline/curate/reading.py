@@ -256,8 +256,8 @@ class _Part:
         languages = [document.language for document in batch]
         tokens = Tokens.of(texts)
         columns = signals.measure(tokens, languages, self._task.how.stop_words)
-        by_rules = loaded.quality is None
-        quality_D = thresholds.quality(columns, languages) if by_rules else loaded.quality.score(tokens)
+        model = loaded.quality
+        quality_D = model.score(tokens) if model is not None else thresholds.quality(columns, languages)
         table = self._table(batch, columns, quality_D, is_text_D, loaded)
         self._write(table)
         here_D = numbers_D[is_text_D]

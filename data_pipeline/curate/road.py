@@ -26,6 +26,8 @@ from typing import Any, cast
 from conf.exits import DataError
 from conf.schema import FORMAT, Curate, Job, Source
 from data_pipeline import sources
+from data_pipeline.card.changes import FORMAT as CARD_FORMAT
+from data_pipeline.card.changes import changes
 from data_pipeline.card.page import render
 from data_pipeline.card.tally import Tally
 from data_pipeline.curate import earlier, judging, limits, models, naming, publish, reading, settling, writing
@@ -41,7 +43,7 @@ from data_pipeline.engine.stage import Facts
 from data_pipeline.signals import gopher
 from data_pipeline.signals.calibrate import Calibrated
 from data_pipeline.signals.thresholds import Thresholds
-from data_pipeline.sources import label, origin, without_folders
+from data_pipeline.sources import label, origin
 
 _AT_ONCE = 16  # times `part_bytes` of text that a task of writing reads at most, however little of it is kept
 
@@ -107,9 +109,8 @@ def curate(
     lineage = publish.digest(
         {"config": config, "files": [file["sha256"] for file in kept], "decontamination": certificate}
     )
-    shown = dataclasses.asdict(dataclasses.replace(keys, sources=[*map(without_folders, keys.sources)]))
-    card = {
-        "format": 2,
+    card: dict[str, Any] = {
+        "format": CARD_FORMAT,
         "name": job.name,
         "lineage": lineage,
         **values,
@@ -117,9 +118,10 @@ def curate(
         "classifiers": made.reports,
         "thresholds": limits.plain(by_language),
         "calibrated": {language: one.documents for language, one in sorted(made.calibrated.items())},
-        "config": {key: value for key, value in shown.items() if key in config},
-        "changes": None,
+        "config": config,
     }
+    before = None if keys.previous is None else changes(publish.card_of(Path(keys.previous)), card)
+    card["changes"] = before
     manifest = {
         "format": FORMAT,
         "kind": publish.KIND,
@@ -228,9 +230,9 @@ def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
     do = functools.partial(stages.do, "read", depends, reading.read, tasks)
     parts: list[Part] = []
     for number, (folder, facts) in _as_far_as_asked(keys.sources, pieces, do):
-        for place, of_part in enumerate(facts["parts"]):
+        for n, of_part in enumerate(facts["parts"]):
             first_document = (tasks[number].number << 32) + of_part["first"]
-            parts.append(Part(folder / f"{place:05d}", first_document, tasks[number].rank, of_part))
+            parts.append(Part(folder / f"{n:05d}", first_document, tasks[number].rank, of_part))
     for n, source in enumerate(keys.sources):
         if not any(part.source == n for part in parts):
             raise DataError(

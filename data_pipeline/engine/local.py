@@ -8,7 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from conf.exits import DataError
@@ -16,26 +17,55 @@ from conf.processes import deafen, end_with
 from data_pipeline.engine.stage import MOST_DEATHS
 
 
-@dataclass(frozen=True)
+@dataclass
 class Local:
-    """So many processes. When one is killed, what all were doing is lost and done again, one by one, before anything
-    else: so the task at fault is known, and costs the others a second beginning at most."""
+    """So many processes; this one alone where it is one.
+
+    When one is killed, what all were doing is lost and done again, one by one, before anything else: so the task at
+    fault is known, and costs the others a second beginning at most.
+
+    As a context it keeps the processes from one list of tasks to the next; else they end with each.
+    """
 
     workers: int
+    _executor: ProcessPoolExecutor | None = field(default=None, init=False, repr=False)
+    _children: set[BaseProcess] = field(default_factory=set, init=False, repr=False)
+    _keeps: bool = field(default=False, init=False, repr=False)
+
+    def __enter__(self) -> Local:
+        self._keeps = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keeps = False
+        self._end()
 
     def run(self, work: Callable[[tuple[int, Any]], int], tasks: Sequence[tuple[int, Any]]) -> Iterator[int]:
         """See `Engine.run`."""
-        waiting, suspects = deque(tasks), deque[tuple[int, Any]]()
+        if self.workers == 1:
+            yield from map(work, tasks)
+            return
+        try:
+            yield from self._run(work, deque(tasks))
+        except BaseException:  # an error or a signal ends us: nobody waits for the others
+            self._end()
+            raise
+        if not self._keeps:
+            self._end()
+
+    def _run(self, work: Callable[[tuple[int, Any]], int], waiting: deque[tuple[int, Any]]) -> Iterator[int]:
+        suspects = deque[tuple[int, Any]]()
         deaths: Counter[int] = Counter()
         while waiting or suspects:
             alone = bool(suspects)
             under_way: dict[Future[int], tuple[int, Any]] = {}
             try:
-                yield from _pool(work, suspects if alone else waiting, 1 if alone else self.workers, under_way, alone)
+                yield from self._through(work, suspects if alone else waiting, under_way, alone)
             except BrokenProcessPool as error:
+                self._end()
                 lost = sorted(under_way.values(), key=lambda task: task[0])
                 suspects.extendleft(reversed(lost))
-                if alone:
+                if alone and lost:
                     number = lost[0][0]
                     deaths[number] += 1
                     if deaths[number] == MOST_DEATHS:
@@ -44,22 +74,17 @@ class Local:
                             "memory: give the machine more, or take out what it reads"
                         ) from error
 
-
-def _pool(
-    work: Callable[[tuple[int, Any]], int],
-    waiting: deque[tuple[int, Any]],
-    workers: int,
-    under_way: dict[Future[int], tuple[int, Any]],
-    once: bool,
-) -> Iterator[int]:
-    """Do all that waits, or the first only, in a pool of its own. `under_way` is what was begun and is not done."""
-    # Forking a process that already runs threads (pyarrow does) can deadlock the child.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),))
-    others = set(multiprocessing.active_children())
-    try:
+    def _through(
+        self,
+        work: Callable[[tuple[int, Any]], int],
+        waiting: deque[tuple[int, Any]],
+        under_way: dict[Future[int], tuple[int, Any]],
+        once: bool,
+    ) -> Iterator[int]:
+        """Do all that waits, or the first only. `under_way` is what was begun and is not done."""
+        executor = self._begun()
         while waiting or under_way:
-            while waiting and len(under_way) < (1 if once else workers):
+            while waiting and len(under_way) < (1 if once else self.workers):
                 future = executor.submit(work, waiting[0])
                 under_way[future] = waiting.popleft()
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -68,10 +93,21 @@ def _pool(
                 yield number
             if once and not under_way:
                 return
-    finally:
-        for child in set(multiprocessing.active_children()) - others:  # also where an error or a signal ends us
-            child.kill()
-        executor.shutdown(cancel_futures=True)
+
+    def _begun(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            # Forking a process that already runs threads (pyarrow does) can deadlock the child.
+            context = multiprocessing.get_context("spawn")
+            self._children = set(multiprocessing.active_children())
+            self._executor = ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(os.getpid(),))
+        return self._executor
+
+    def _end(self) -> None:
+        if self._executor is not None:
+            for child in set(multiprocessing.active_children()) - self._children:
+                child.kill()
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
 
 
 def _start(parent: int) -> None:

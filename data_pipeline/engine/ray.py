@@ -5,6 +5,7 @@ Files go through a folder that all nodes see; through Ray go only the descriptio
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,17 +20,31 @@ _ANSWER_SECONDS = 10.0
 _AHEAD = 2  # tasks for each core of the cluster that wait at Ray for their turn
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ray:
-    """The cluster at an address ("auto": the one that this machine belongs to)."""
+    """The cluster at an address ("auto": the one that this machine belongs to).
+
+    As a context it stays connected from one list of tasks to the next. A connection that this process has to Ray
+    already is used, and left open.
+    """
 
     address: str
 
-    def run(self, work: Callable[[tuple[int, Any]], int], tasks: Sequence[tuple[int, Any]]) -> Iterator[int]:
-        """See `Engine.run`. The cluster may grow and shrink meanwhile.
+    def __enter__(self) -> Ray:
+        self._connected = contextlib.ExitStack()
+        self._connected.enter_context(self._connection())
+        return self
 
-        A connection that this process has to Ray already is used, and left open.
-        """
+    def __exit__(self, *_: object) -> None:
+        self._connected.close()
+
+    def run(self, work: Callable[[tuple[int, Any]], int], tasks: Sequence[tuple[int, Any]]) -> Iterator[int]:
+        """See `Engine.run`. The cluster may grow and shrink meanwhile."""
+        with self._connection() as ray:
+            yield from self._run(ray, work, tasks)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Any]:
         try:
             import ray
         except ModuleNotFoundError as error:
@@ -39,11 +54,11 @@ class Ray:
                 "curation on a Ray cluster needs the package ray, which is not installed: pip install 'gemcutter[ray]'"
             ) from None
         if ray.is_initialized():
-            yield from self._run(ray, work, tasks)
+            yield ray
             return
         self._connect(ray)
         try:
-            yield from self._run(ray, work, tasks)
+            yield ray
         finally:
             ray.shutdown()
 

@@ -21,8 +21,8 @@ import pytest
 
 from conf.exits import ConfigError, DataError
 from conf.schema import Job, Source
-from data_pipeline import document, judge
-from data_pipeline.curate import curate
+from data_pipeline import document
+from data_pipeline.curate import columns, curate, reading
 from data_pipeline.private.scrub import scrub
 
 SENTENCES = "The mill of {0} stands by the river, and people of {0} come to have their grain ground there. "
@@ -30,8 +30,13 @@ GERMAN = "Die Mühle von {0} steht am Fluss, und die Leute aus {0} lassen dort i
 KEY = "AKIA" + "QWERTYUIOPASDFGH"
 
 
-def prose(name: object) -> str:
-    return SENTENCES.format(f"Village{name}") * 5
+# These texts repeat themselves.
+GOPHER_ALONE = {language: {"repetition": None, "c4": None, "fineweb": None} for language in ("en", "*")}
+
+
+def prose(number: int) -> str:
+    """Its lines are its own: numbers alone would not make them so."""
+    return SENTENCES.format("Village" + "".join(chr(ord("a") + int(digit)) for digit in str(number))) * 5
 
 
 def rows() -> list[dict[str, Any]]:
@@ -58,6 +63,7 @@ def job(tmp_path: Path) -> Job:
     job = Job()
     job.curate.output = str(tmp_path / "out" / "text")
     job.curate.sources = [Source(kind="local", name="", paths=[str(source)], license="MIT")]
+    job.curate.thresholds = GOPHER_ALONE
     return job
 
 
@@ -141,15 +147,15 @@ def test_records_whose_names_are_personal_are_named_by_their_place(job: Job, tmp
     assert [row["url"] for row in found][2:4] == ["https://forum.example/?of=<EMAIL>"] * 2
 
 
-def test_what_records_state_alike_is_scrubbed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_records_state_alike_is_scrubbed_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(judge, "scrub", lambda text: seen.append(text) or scrub(text))
-    judge._scrubbed_again.cache_clear()
+    monkeypatch.setattr(reading, "scrub", lambda text, *more, **keys: seen.append(text) or scrub(text, *more, **keys))
+    reading._scrubbed_again.cache_clear()
+    path = Path(job.curate.sources[0].paths[0])
     stated = {"source": "a forum", "language": "en", "license": "CC0-1.0"}
-    record = document.Record("", "text", "a", reason="broken_record", **stated)  # type: ignore[arg-type]
-    for _ in range(5):
-        judge.judge(record, judge.Rules((), 0.5, 50, 100))
-    assert [one for one in seen if one] == [*stated.values()]
+    path.write_text("".join(json.dumps({"text": prose(n)} | stated) + "\n" for n in range(5)))
+    curate(job)
+    assert {text: seen.count(text) for text in stated.values()} == dict.fromkeys(stated.values(), 1)
 
 
 def test_the_manifest_is_true(job: Job) -> None:
@@ -168,7 +174,7 @@ def test_the_manifest_is_true(job: Job) -> None:
             assert part.num_rows == file["documents"]
             assert sum(len(text.encode()) for text in part["text"].to_pylist()) == file["text_bytes"]
     assert manifest["counts"]["bytes_kept"] == sum(file["text_bytes"] for file in manifest["files"])
-    assert manifest["config"]["min_words"] == 50
+    assert manifest["config"]["language_confidence"] == 0.5
     assert manifest["lineage"] == summary["lineage"]
 
 
@@ -176,7 +182,7 @@ def test_bytes_do_not_depend_on_workers(job: Job, tmp_path: Path, monkeypatch: p
     many = tmp_path / "in" / "many.jsonl"
     many.write_text("".join(json.dumps({"text": prose(n % 700)}) + "\n" for n in range(1000)))
     job.curate.sources[0].paths.append(str(many))
-    job.curate.part_bytes = 100_000
+    job.curate.part_bytes = 50_000
     curate(job)
     one, job.curate.output, job.curate.workers = Path(job.curate.output), str(tmp_path / "three"), 3
     curate(job)
@@ -205,12 +211,12 @@ def test_a_second_call_reports_and_writes_nothing(job: Job) -> None:
 def test_another_configuration_is_refused_and_named(job: Job) -> None:
     curate(job)
     before = digests(Path(job.curate.output))
-    job.curate.min_words = 20
+    job.curate.language_confidence = 0.2
     job.curate.sources[0].license = "X"
     with pytest.raises(ConfigError) as error:
         curate(job)
     for part in (
-        "curate.min_words was 50, is 20",
+        "curate.language_confidence was 0.5, is 0.2",
         "curate.sources[0].license was 'MIT', is 'X'",
         "choose another curate.output",
     ):
@@ -244,7 +250,13 @@ def test_a_foreign_folder_is_left_alone(job: Job) -> None:
             DataError,
             r"none of 11 documents was kept \(.*unwanted 8",
         ),
-        (lambda job: setattr(job.curate, "max_words", 3), DataError, "none of 11 documents was kept"),
+        (
+            lambda job: setattr(
+                job.curate, "thresholds", {"*": {"gopher": {"max_words": 3}}, "en": {"gopher": {"max_words": 3}}}
+            ),
+            DataError,
+            "none of 11 documents was kept",
+        ),
         (
             lambda job: job.curate.sources[0].paths.append("/none/*.txt"),
             ConfigError,
@@ -290,7 +302,8 @@ def test_languages_keeps_only_those(job: Job, languages: list[str]) -> None:
 
 
 def test_min_and_max_words_and_confidence_matter(job: Job, tmp_path: Path) -> None:
-    job.curate.min_words, job.curate.max_words, job.curate.language_confidence = 4, 95, 0.0
+    words = {"gopher": {"min_words": 4, "max_words": 95}, "repetition": None, "c4": None, "fineweb": None}
+    job.curate.thresholds, job.curate.language_confidence = {"en": words, "*": words}, 0.0
     summary = curate(job)
     assert "language_uncertain" not in summary["dropped"]
     assert summary["dropped"]["gopher_too_many_words"] >= 1
@@ -325,6 +338,7 @@ import sys
 from conf.schema import Job, Source
 from data_pipeline.curate import curate
 job = Job()
+job.curate.thresholds = {language: {"repetition": None, "c4": None, "fineweb": None} for language in ("en", "*")}
 job.curate.output = sys.argv[1]
 job.curate.sources = [Source(paths=[sys.argv[2]])]
 job.curate.part_bytes = 200_000
@@ -336,9 +350,9 @@ def start(output: Path, source: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROGRAM, str(output), str(source)], stderr=subprocess.PIPE)
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + 60
-    while not path.exists():
+    while not list(folder.glob(pattern)):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -348,7 +362,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_gives_the_same_bytes(tmp_pa
     source = tmp_path / "many.jsonl"
     source.write_text("".join(json.dumps({"text": prose(n)}) + "\n" for n in range(6000)))
     killed = start(tmp_path / "a", source)
-    wait_for(tmp_path / "a.partial" / "part-00000.parquet", killed)
+    wait_for(tmp_path / "a.work", "read-*/000000", killed)
 
     # While it works, nobody else may.
     os.kill(killed.pid, signal.SIGSTOP)
@@ -362,7 +376,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_gives_the_same_bytes(tmp_pa
     for name in ("a", "b"):
         assert start(tmp_path / name, source).wait(120) == 0
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    assert not (tmp_path / "a.partial").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "many.jsonl"]
 
 
 def test_a_full_disk_publishes_nothing_and_says_so(tmp_path: Path) -> None:
@@ -372,12 +386,11 @@ def test_a_full_disk_publishes_nothing_and_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-c", limited, str(tmp_path / "a"), str(source)]
     message = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert "DataError: writing" in message
-    assert "nothing was published; free space or choose another curate.output" in message
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.jsonl"]
+    assert "nothing was published, and what was done is kept in" in message
+    assert "free space or choose another curate.output" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.work", "many.jsonl"]
 
 
 def test_schema_of_parts_and_removed_agree() -> None:
-    from data_pipeline import parts
-
-    assert parts.REMOVED.names == [*parts.KEPT.names, "reason"]
-    assert parts.KEPT.field("text").type == pa.string()
+    assert columns.REMOVED.names == [*columns.KEPT.names, "reason"]
+    assert columns.KEPT.field("text").type == pa.string()
