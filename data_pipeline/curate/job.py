@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -38,18 +40,23 @@ def curate(job: Job) -> dict[str, Any]:
     its name says, a source gives no document, or nothing is left. Then the folder does not exist, and what was done
     until then is kept for the next start.
     """
-    keys = job.curate
+    keys = _with_whole_paths(job.curate)
+    job = dataclasses.replace(job, curate=keys)
     if not keys.sources:
         raise ConfigError("curate.sources is empty: name at least one source, for example [{kind: python_env}]")
     output = Path(keys.output)
-    work = output.with_name(output.name + ".work") if keys.work is None else Path(keys.work)
+    work = (output.with_name(output.name + ".work") if keys.work is None else Path(keys.work)).absolute()
     config, benchmarks = _identity(keys), models.benchmarks(keys.decontaminate, keys.private.key_file)
     fingerprints = inputs.fingerprints(job, benchmarks)
     manifest = publish.published(output, config, fingerprints)
     reused = manifest is not None
     if manifest is None:
-        with locked(work, "curate.work"), publish.appearing(output, work) as folder, _engine(keys) as engine:
-            manifest = road.curate(job, Stages(work, engine), benchmarks, config, fingerprints, folder)
+        with locked(work, "curate.output" if keys.work is None else "curate.work"):
+            manifest = publish.published(output, config, fingerprints)  # by who was at work here until now
+            reused = manifest is not None
+            if manifest is None:
+                with publish.appearing(output, work) as folder, _engine(keys) as engine:
+                    manifest = road.curate(job, Stages(work, engine), benchmarks, config, fingerprints, folder)
     if keys.work is None:
         shutil.rmtree(work, ignore_errors=True)
     return {
@@ -59,6 +66,17 @@ def curate(job: Job) -> dict[str, Any]:
         "lineage": manifest["lineage"],
         "reused": reused,
     }
+
+
+def _with_whole_paths(keys: Curate) -> Curate:
+    """The same files by whole paths, but for sources, which are shown as they are named: those who do tasks may have
+    another working directory and another home."""
+    keys = copy.deepcopy(keys)
+    for path in FILES:
+        *sections, name = path.split(".")
+        section = getattr(keys, sections[0]) if sections else keys
+        setattr(section, name, _each(getattr(section, name), lambda path: str(Path(path).expanduser().absolute())))
+    return keys
 
 
 def _engine(keys: Curate) -> AbstractContextManager[Engine]:
@@ -76,14 +94,14 @@ def _identity(keys: Curate) -> dict[str, Any]:
     for path in FILES:
         *sections, name = path.split(".")
         section = config if not sections else config[sections[0]]
-        section[name] = _names(section[name])
+        section[name] = _each(section[name], lambda path: Path(path).name)
     return config
 
 
-def _names(paths: Any) -> Any:
-    """The last parts of a path, or of each of several."""
+def _each(paths: Any, change: Callable[[str], str]) -> Any:
+    """A path changed, or each of several."""
     if isinstance(paths, dict):
-        return {name: _names(path) for name, path in paths.items()}
+        return {name: _each(path, change) for name, path in paths.items()}
     if isinstance(paths, list):
-        return [*map(_names, paths)]
-    return None if paths is None else Path(paths).name
+        return [_each(path, change) for path in paths]
+    return None if paths is None else change(paths)

@@ -167,7 +167,7 @@ def load_limits(path: Path) -> dict[str, Calibrated]:
     """Limits that `take_limits` wrote. Raises DataError where the file holds none."""
     try:
         return calibrate.load(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"the limits in {path} cannot be used ({error}): correct the path, or take them again"
         ) from None

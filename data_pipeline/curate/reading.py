@@ -13,6 +13,7 @@ A task writes parts, so that its memory does not grow with what there is to read
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -46,6 +47,10 @@ CHUNK_RECORDS, CHUNK_BYTES = 256, 1 << 20  # handed to extraction together
 DOCUMENTS = "documents.parquet"
 ROW_GROUP_BYTES = 8 * 2**20
 SHINGLING = minhash.Shingling()
+# Of JSON.
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([bfnrt"/\\]))')
+_ESCAPED = dict(zip('bfnrt"/\\', '  \n\n\t"/\\', strict=True))
+_URL = re.compile(r'https?://[^\s"<>]+', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -145,32 +150,38 @@ def _outcomes(apart: Apart, chunk: Sequence[Record]) -> list[Outcome]:
 
 def _document(record: Record, outcome: Outcome, loaded: Inspectors) -> Document | None:
     """A document; None where the record holds none at all."""
-    stated = _stated(record, loaded.key)
     if outcome.extracted is None:
-        if not outcome.reason:
-            return None
-        text = _rejected_text(record) if record.reason else ""
-        return Document(stated, scrub(text, key=loaded.key).text, outcome.reason)
+        return _rejected(record, outcome.reason, loaded) if outcome.reason else None
+    stated = _stated(record, loaded.key)
     text, extractor = outcome.extracted
     size = len(text.encode())
-    if not text:
-        return Document(stated, "", "empty", size, extractor)
     language, confidence = identify(text)
     if loaded.is_prohibited(record.url, text, language):
         return Document(Record("", "text", ""), "", prohibited.REASON)
+    if not text:
+        return Document(stated, "", "empty", size, extractor)
     scrubbed = scrub(text, language, loaded.key)
     reason = loaded.blocked.reason(record.url, text)
     return Document(stated, scrubbed.text, reason, size, extractor, language, confidence, scrubbed.counts)
 
 
+def _rejected(record: Record, reason: str, loaded: Inspectors) -> Document:
+    """A record that is no document, with what can be shown of it."""
+    text = _rejected_text(record) if record.reason else ""
+    language, _ = identify(text)
+    if any(loaded.is_prohibited(url, text, language) for url in (record.url, *_URL.findall(text))):
+        return Document(Record("", "text", ""), "", prohibited.REASON)
+    return Document(_stated(record, loaded.key), scrub(text, key=loaded.key).text, reason)
+
+
 def _rejected_text(record: Record) -> str:
-    """What can be shown of a record that its source rejected."""
-    if isinstance(record.content, str):
-        return repair(record.content)
+    """The text of a record that its source rejected, a line of JSON most often. Its escapes could hide what must not be
+    stored."""
     try:
-        return repair(decode(record.content))
+        text = record.content if isinstance(record.content, str) else decode(record.content)
     except UnreadableError:
         return ""
+    return repair(_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else _ESCAPED[escape[2]], text))
 
 
 def _stated(record: Record, key: bytes) -> Record:

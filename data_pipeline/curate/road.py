@@ -30,7 +30,7 @@ from data_pipeline.card.changes import FORMAT as CARD_FORMAT
 from data_pipeline.card.changes import changes
 from data_pipeline.card.page import render
 from data_pipeline.card.tally import Tally
-from data_pipeline.curate import earlier, judging, limits, models, naming, publish, reading, settling, writing
+from data_pipeline.curate import earlier, inputs, judging, limits, models, naming, publish, reading, settling, writing
 from data_pipeline.curate.inspectors import Files
 from data_pipeline.curate.publish import place, write_json, write_text
 from data_pipeline.curate.stages import Stages
@@ -78,7 +78,7 @@ def curate(
     stages: Stages,
     benchmarks: models.Benchmarks | None,
     config: dict[str, Any],
-    inputs: dict[str, Any],
+    fingerprints: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
     """Do all stages, and write what is published into the folder, manifest last. Returns the manifest.
@@ -86,7 +86,8 @@ def curate(
     Raises ConfigError or DataError; what was committed stays.
     """
     keys = job.curate
-    made = _models(keys, stages, benchmarks, inputs)
+    before = None if keys.previous is None else publish.card_of(Path(keys.previous))
+    made = _models(keys, stages, benchmarks, fingerprints)
     by_language = limits.limits(keys.thresholds, made.calibrated)
     parts, read_of = _read(keys, stages, made)
     judged, judged_of = _judge(keys, stages, made, by_language, parts, read_of)
@@ -121,8 +122,7 @@ def curate(
         "calibrated": {language: one.documents for language, one in sorted(made.calibrated.items())},
         "config": config,
     }
-    before = None if keys.previous is None else changes(publish.card_of(Path(keys.previous)), card)
-    card["changes"] = before
+    card["changes"] = None if before is None else changes(before, card)
     manifest = {
         "format": FORMAT,
         "kind": publish.KIND,
@@ -131,7 +131,7 @@ def curate(
         "files": kept,
         "removed": _place(written, "removed", folder / "removed"),
         "decontamination": certificate,
-        "inputs": inputs,
+        "inputs": fingerprints,
         "config": config,
     }
     if made.calibrated_file is not None:
@@ -147,8 +147,9 @@ def curate(
 # ---- before reading --------------------------------------------------------------------------------------------------
 
 
-def _models(keys: Curate, stages: Stages, benchmarks: models.Benchmarks | None, inputs: dict[str, Any]) -> Models:
-    made_of = [FORMAT, version("gemcutter"), {key: value for key, value in inputs.items() if key[:7] != "sources"}]
+def _models(keys: Curate, stages: Stages, benchmarks: models.Benchmarks | None, fingerprints: dict[str, Any]) -> Models:
+    of_files = {key: value for key, value in fingerprints.items() if key[:7] != "sources"}
+    made_of = [FORMAT, version("gemcutter"), of_files]
     index = certificate = calibrated_file = None
     if benchmarks is not None:
         depends = [made_of, dataclasses.asdict(keys.decontaminate)]
@@ -171,7 +172,10 @@ def _models(keys: Curate, stages: Stages, benchmarks: models.Benchmarks | None, 
     return Models(
         made_of=[
             made_of,
-            _as_json([*keys.quality.good, *keys.quality.bad, *keys.toxicity.toxic, *keys.toxicity.clean]),
+            *map(
+                _as_json,
+                (keys.quality.good, keys.quality.bad, keys.toxicity.toxic, keys.toxicity.clean, keys.reference),
+            ),
         ],
         index=index,
         certificate=certificate,
@@ -193,8 +197,9 @@ def _classifiers(keys: Curate) -> list[models.Classifier]:
     return [task for task in wanted if task.positive]
 
 
-def _as_json(chosen: Sequence[Source]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(source) for source in chosen]
+def _as_json(chosen: Sequence[Source]) -> list[Any]:
+    """Sources as what is read of them depends on them: with the time at which each of their files was changed last."""
+    return [(dataclasses.asdict(source), inputs.versions(source)) for source in chosen]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -203,6 +208,7 @@ def _as_json(chosen: Sequence[Source]) -> list[dict[str, Any]]:
 def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
     """All parts in order, and what they depend on. Raises DataError where a source gives no document."""
     first = _earlier_parts(keys)
+    chosen = _as_json(keys.sources)
     pieces = [(n, piece) for n, source in enumerate(keys.sources) for piece in sources.pieces(source, keys.slice_bytes)]
     how = reading.How(
         extract_seconds=keys.extract.seconds,
@@ -217,15 +223,17 @@ def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
             quality=made.quality,
             toxicity=made.toxicity,
             index=None if made.index is None else str(made.index),
+            contents=publish.digest(made.made_of),
         ),
         stop_words=gopher.STOP_WORDS | {language: one.stop_words for language, one in made.calibrated.items()},
     )
     tasks = [
         reading.Read(len(first) + number, keys.sources[n], n, piece, how) for number, (n, piece) in enumerate(pieces)
     ]
+    # Not the limits among the keys, which are held against what was measured: and what files hold is in `made_of`.
     depends = [
-        made.made_of, len(first), _as_json(keys.sources), _pieces_as_json(pieces), dataclasses.asdict(keys.extract),
-        dataclasses.asdict(keys.harm), keys.part_bytes, dataclasses.asdict(keys.decontaminate),
+        made.made_of, len(first), chosen, _pieces_as_json(pieces), dataclasses.asdict(keys.extract),
+        keys.part_bytes, dataclasses.asdict(dataclasses.replace(keys.decontaminate, action="")),
     ]  # fmt: skip
     reading.warm_up()
     do = functools.partial(stages.do, "read", depends, reading.read, tasks)
@@ -234,6 +242,8 @@ def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
         for n, of_part in enumerate(facts["parts"]):
             first_document = (tasks[number].number << 32) + of_part["first"]
             parts.append(Part(folder / f"{n:05d}", first_document, tasks[number].rank, of_part))
+    for source, (_, seen) in zip(keys.sources, chosen, strict=True):
+        inputs.unchanged(source, seen)
     for n, source in enumerate(keys.sources):
         if not any(part.source == n for part in parts):
             raise DataError(
@@ -320,8 +330,9 @@ def _settle(
     """Which documents of each part stay."""
     before = _earlier_parts(keys)
     first_new = len(before) << 32
-    tasks = [earlier.Earlier(path, number) for number, path in enumerate(before)]
-    already = [folder for folder, _ in stages.do("earlier", judged_of, earlier.read_earlier, tasks)] if tasks else []
+    tasks = [earlier.Earlier(path, sha256, number) for number, (path, sha256) in enumerate(before)]
+    read_of = [FORMAT, version("gemcutter"), before]
+    already = [folder for folder, _ in stages.do("earlier", read_of, earlier.read_earlier, tasks)] if tasks else []
     folders = [*already, *(part.folder for part in parts)]
     gone = [folder / judging.GONE_FILE for folder, _ in judged]
     depends = [judged_of, dataclasses.asdict(keys.duplicates)]
@@ -342,12 +353,12 @@ def _settle(
     return do("settle", settling.settle, settle), depends
 
 
-def _earlier_parts(keys: Curate) -> list[str]:
-    """The files of earlier curated text, in order."""
+def _earlier_parts(keys: Curate) -> list[tuple[str, str]]:
+    """The files of earlier curated text, in order, and the SHA-256 of each."""
     found = []
     for folder in map(Path, keys.duplicates.earlier):
         manifest = publish.manifest_of(folder, "name folders of curated text in curate.duplicates.earlier")
-        found += [str(folder / file["name"]) for file in manifest["files"]]
+        found += [(str(folder / file["name"]), file["sha256"]) for file in manifest["files"]]
     return found
 
 
