@@ -104,7 +104,9 @@ def facts_of(stage: Path, number: int) -> Facts:
     path = folder_of(stage, number) / _FACTS
     try:
         facts: Facts = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        if not isinstance(facts, dict):
+            raise ValueError("no facts")
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read ({error}): delete the folder {path.parent}, then start again"
         ) from error
