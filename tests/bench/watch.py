@@ -103,10 +103,12 @@ def _look(root: int, processes: dict[tuple[int, str], Process]) -> None:
         line += below[str(pid)]
         command = _read(f"/proc/{pid}/cmdline")
         role = "driver" if pid == root else next((role for part, role in _ROLES.items() if part in command), "other")
+        if role == "other" and command == _read(f"/proc/{root}/cmdline"):
+            continue  # a fork that has not loaded its own program yet
         peaks = [row.split()[1] for row in _read(f"/proc/{pid}/status").splitlines() if row.startswith("VmHWM")]
         if not peaks:  # it has ended
             continue
-        # What is forked has the memory and the command of who forked it until it loads its own.
+        # Numbers come again, and what is forked has the memory and the command of who forked it until it loads its own.
         one = processes.setdefault((pid, command), Process(role))
         one.peak_bytes = int(peaks[0]) * 1024
         cpu = (int(found[pid][11]) + int(found[pid][12])) * _TICK

@@ -34,6 +34,7 @@ NO_LIMITS = {"*": dict.fromkeys(("gopher", "repetition", "c4", "fineweb", "refin
 
 SAMPLE_BYTES, LONGEST = 20_000_000, 100_000  # UTF-8 bytes of all documents, characters of one
 SCALED_SLICE_BYTES = 4 * 2**20
+FEW = 300  # documents of a job that takes hardly more than its start
 ALIKE, APART = 100, 8  # of so many words one is exchanged: 0.9 similar, and nearly every line another
 _WORDS = re.compile(r"(\s+)")
 
@@ -50,11 +51,6 @@ class Curation:
     def seconds(self) -> float:
         """From its start to its end."""
         return self.watched.end - self.watched.begin
-
-    def work(self) -> tuple[float, float]:
-        """Seconds, and seconds of processors, of what depends on documents: neither start nor index of benchmarks."""
-        begin = next(stage["begin"] for stage in self.stages if stage["name"] != "benchmarks")
-        return self.watched.end - begin, self.watched.cpu_seconds(begin)
 
     def details(self) -> dict[str, Any]:
         """All figures of it."""
@@ -156,30 +152,39 @@ def pipeline(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
 def scaling(folder: Path, _: argparse.Namespace, report: Report) -> None:
     """A sample once, and 4 and 16 perturbed copies of it: time for each character, and memory.
 
-    Time is of what depends on documents. All copies are perturbed, the only one, too, so that documents are alike.
+    Benchmarks are indexed before. Times are beyond that of a job with a few documents: processes have to start and to
+    load what they need, which is a third of the smallest job. All copies are perturbed, the only one, too, so that
+    documents are alike.
     """
     folder /= "scaling"
     warm_up(folder)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    more = (f"curate.slice_bytes={SCALED_SLICE_BYTES}", f"curate.work={work.absolute()}")
     texts = sample()
     runs: dict[int, Curation] = {}
     characters: dict[int, int] = {}
-    for times in (1, 4, 16):
+    for times in (0, 1, 4, 16):
         copies = folder / "copies"
         shutil.rmtree(copies, ignore_errors=True)
         copies.mkdir()
-        characters[times] = write_copies(copies, texts, times)
-        more = (f"curate.slice_bytes={SCALED_SLICE_BYTES}",)
-        runs[times] = curate(folder, f"copies-{times}", [copies / "*.jsonl"], 2, *more)
+        characters[times] = write_copies(copies, texts if times else texts[:FEW], max(times, 1))
+        for _ in range(1 if times else 2):  # the first one indexes
+            runs[times] = curate(folder, f"copies-{times}", [copies / "*.jsonl"], 2, *more)
         shutil.rmtree(copies)
         report.details[f"scaling, {times} x"] = {"characters": characters[times], **runs[times].details()}
+    shutil.rmtree(work)
     report.work["scaling"] = {"documents": len(texts), "characters": characters, "slice_bytes": SCALED_SLICE_BYTES}
-    for figure, values in (
-        ("time per character", {times: run.work()[0] / characters[times] for times, run in runs.items()}),
-        ("processor time per character", {times: run.work()[1] / characters[times] for times, run in runs.items()}),
-    ):
-        for times, value in values.items():
-            name = f"scaling: {figure}, {times} x over the least"
-            report.rows.append(bar(name, value / min(values.values()), BAR_SCALING, at_most=True))
+    few = runs.pop(0)
+    cost = {
+        "time": {times: run.seconds - few.seconds for times, run in runs.items()},
+        "CPU time": {times: run.watched.cpu_seconds() - few.watched.cpu_seconds() for times, run in runs.items()},
+    }
+    for figure, spent in cost.items():
+        by_character = {times: seconds / characters[times] for times, seconds in spent.items()}
+        for times, value in by_character.items():
+            name = f"scaling: {figure} a character, {times} x over the least"
+            report.rows.append(bar(name, value / min(by_character.values()), BAR_SCALING, at_most=True))
     for role in ("worker", "driver"):
         peaks = {times: run.watched.peaks()[role] for times, run in runs.items()}
         for times in (4, 16):
