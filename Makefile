@@ -94,4 +94,4 @@ chaos: setup
 	.venv/bin/python -m tests.chaos $(NAME)
 
 demo: setup
-	.venv/bin/gemcutter demo
+	.venv/bin/gemcutter demo $(if $(wildcard $(GEMCUTTER_BENCHMARKS)/piqa),curate.decontaminate.folder=$(GEMCUTTER_BENCHMARKS))

@@ -53,10 +53,16 @@ def compose(job: str, overrides: Iterable[str] = ()) -> schema.Job:
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
-            config = hydra_compose(job, overrides=overrides)
+            config = hydra_compose(job, overrides=for_hydra(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(f"the configuration of `{job}` does not compose: {error}") from error
     return typed(config, job)
+
+
+def for_hydra(overrides: Iterable[str]) -> list[str]:
+    """Overrides as Hydra takes them: of a mapping it must be told that its names are the user's own, by ++."""
+    mappings = tuple(f"{key}=" for key, value in schema.flatten(schema.Job()).items() if isinstance(value, dict))
+    return [f"++{text}" if text.startswith(mappings) else text for text in overrides]
 
 
 def typed(config: DictConfig, kind: str) -> schema.Job:
@@ -104,7 +110,7 @@ def _problems_of(override: Override, text: str, tried: DictConfig) -> list[str]:
         if path in sections:
             return [f"{text}: {path} is a section; set one of its keys, such as {_example(path, keys)}"]
         return [f"{text}: no such key{suggestion(path, [*keys, *groups()])}"]
-    if override.is_add() or override.is_force_add():
+    if override.is_add() or (override.is_force_add() and not isinstance(keys[path], dict)):
         return [f"{text}: every key exists already; write it without +"]
     return [problem for value in values if (problem := _type_problem(tried, path, value))]
 

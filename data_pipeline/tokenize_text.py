@@ -28,18 +28,21 @@ from data_pipeline.plan import Packing, dump_plan, load_plan, plan_name
 from data_pipeline.reader import Shards
 from data_pipeline.shards import Document, order_key, publish, write_shards
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.tokenizer_report import TokenizerReport, render
 
 CURATED_FORMAT = 1  # the newest format of a curated manifest this reads
 
 _SPLITS = ("train", "held_out")
 _SCRATCH = "shuffling"  # folder in the output, there until all shards are
+_REPORT_PAGE = "tokenizer_report.html"
 _READ_ROWS = 1024  # documents in memory at a time while they are read and encoded
 _BUCKET_BYTES = 128 * 2**20  # of text: what is sorted in memory at a time
 _MOST_FILES = 256  # of buckets, open at a time: a quarter of the usual limit of a process
 
 
 def tokenize(job: Job) -> dict[str, Any]:
-    """Run the job; returns its summary. Does nothing where the shards of this configuration are already complete.
+    """Run the job; returns its summary. Beside the shards stands what the tokenizer makes of each language (see
+    `tokenizer_report`). Does nothing where the shards of this configuration are already complete.
 
     Raises DataError where the curated text is missing, empty or not what its manifest says, or the disk fails;
     ConfigError where the output belongs to another configuration or another process is at work on it, or a value cannot
@@ -64,7 +67,8 @@ def tokenize(job: Job) -> dict[str, Any]:
                 _make_shards(job, curated, config)
             if scratch.exists():
                 shutil.rmtree(scratch)
-            return summary(job, output)
+            page = output / _REPORT_PAGE  # shards that an earlier version made have none
+            return summary(job, output) | ({"tokenizer_report": str(page)} if page.exists() else {})
     except OSError as error:
         state, remedy = "no shards were published", "free space or set tokenize.output elsewhere"
         if manifest.exists():
@@ -111,12 +115,15 @@ class Curated:
         certificate.check(decontamination, str(path))
         return cls(path.parent, hashlib.sha256(data).hexdigest(), [file["name"] for file in files], decontamination)
 
-    def rows(self) -> Iterator[tuple[list[str], list[str], list[str], list[str]]]:
-        """(ids, texts, sources, urls) of some documents at a time."""
+    def rows(self) -> Iterator[tuple[list[str], list[str], list[str], list[str], list[str]]]:
+        """(ids, texts, sources, urls, languages) of some documents at a time; `und` where no language is stated."""
+        columns = ["id", "text", "source", "url", "language"]
         for name in self.files:
             with pq.ParquetFile(self.folder / name) as part:
-                for batch in part.iter_batches(_READ_ROWS, columns=["id", "text", "source", "url"]):
-                    yield tuple(batch[column].to_pylist() for column in ("id", "text", "source", "url"))
+                for batch in part.iter_batches(_READ_ROWS, columns=columns):  # a column that is not there is left out
+                    ids, texts, sources, urls = (batch[column].to_pylist() for column in columns[:4])
+                    stated = batch["language"].to_pylist() if "language" in batch.schema.names else [None] * len(ids)
+                    yield ids, texts, sources, urls, [language or "und" for language in stated]
 
     def text_bytes(self) -> dict[str, int]:
         """UTF-8 bytes of the texts of each source."""
@@ -216,7 +223,9 @@ def _make_shards(job: Job, curated: Curated, config: dict[str, Any]) -> None:
         "decontamination": curated.decontamination,
     }
     shuffled = _Shuffled(scratch, text_bytes)
-    _encode(curated, model, fraction, shuffled)
+    report = TokenizerReport(job.tokenizer.model or job.tokenizer.output)
+    _encode(curated, model, fraction, shuffled, report)
+    _publish_report(Path(job.tokenize.output), report.values(curated.sha256))
     if fraction:
         write_shards(shuffled.documents("held_out"), Path(job.tokenize.output, "held_out"), **common)
     write_shards(shuffled.documents("train"), job.tokenize.output, **common)
@@ -262,17 +271,22 @@ def obtain_tokenizer(job: Job, texts: Iterable[tuple[str, str]], text_bytes: int
     return Tokenizer.load(output)
 
 
-def _encode(curated: Curated, model: Tokenizer, fraction: float, shuffled: _Shuffled) -> None:
-    for ids, texts, sources, urls in curated.rows():
+def _encode(curated: Curated, model: Tokenizer, fraction: float, shuffled: _Shuffled, report: TokenizerReport) -> None:
+    for ids, texts, sources, urls, languages in curated.rows():
         tokens = model.encode_documents(texts)
+        sizes = [len(text.encode()) for text in texts]
+        report.add(ids, texts, sizes, languages, tokens)
         splits = ["held_out" if is_held_out(document, fraction) else "train" for document in ids]
         for split in _SPLITS:
             chosen = [number for number, which in enumerate(splits) if which == split]
-            shuffled.add(
-                split,
-                [Document(ids[n], sources[n], tokens[n], len(texts[n].encode()), urls[n] or "") for n in chosen],
-            )
+            shuffled.add(split, [Document(ids[n], sources[n], tokens[n], sizes[n], urls[n] or "") for n in chosen])
     shuffled.close()
+
+
+def _publish_report(output: Path, report: dict[str, Any]) -> None:
+    """Before the manifests: a folder that has one is complete."""
+    publish(output / "tokenizer_report.json", (json.dumps(report, indent=2) + "\n").encode())
+    publish(output / _REPORT_PAGE, render(report).encode())
 
 
 class _Shuffled:

@@ -104,6 +104,10 @@ class Tokenizer:
         """The text of a sequence of ids; PAD, EOS and BOS have none."""
         return self.processor.decode([int(i) for i in ids])
 
+    def decode_documents(self, documents: Sequence[np.ndarray]) -> list[str]:
+        """The text of each array of ids, as `decode` gives it; the arrays are shared out over all cores."""
+        return self.processor.decode([ids.tolist() for ids in documents])
+
 
 def train(texts: Iterable[str], vocab_size: int, threads: int = 1) -> bytes:
     """Train a model on texts with the settings of Gemma's tokenizers; returns the bytes of its .model file.
@@ -193,6 +197,52 @@ def pieces(path: str | Path) -> list[tuple[str, float, str]]:
             kind = int.from_bytes(values.get(3, b"\x01"), "little")
             table.append((values[1].decode(), score, _KINDS[kind]))
     return table
+
+
+_MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a .model file states of itself.
+
+    model_type      unigram, bpe, word or char
+    byte_fallback   a character without a piece becomes its UTF-8 bytes, not the unknown piece
+    normalizer      name of the rule by which characters are changed before a text is cut into pieces
+    changes_characters   whether that rule changes any
+    adds_prefix     a blank is put before each text
+    removes_blanks  blanks at the ends of a text go, and of several in a row all but one
+    """
+
+    model_type: str
+    byte_fallback: bool
+    normalizer: str
+    changes_characters: bool
+    adds_prefix: bool
+    removes_blanks: bool
+
+
+def settings(path: str | Path) -> Settings:
+    """The settings of a .model file, with the defaults of sentencepiece_model.proto where it states none.
+
+    Raises what `Tokenizer.load` raises.
+    """
+    Tokenizer.load(path)  # the bytes below are then a sound model
+    fields = _protobuf_fields(Path(path).read_bytes())
+    specs = {field: dict(_protobuf_fields(value)) for field, value in fields if field in (2, 3)}
+    trainer, normalizer = specs.get(2, {}), specs.get(3, {})  # ModelProto.trainer_spec, ModelProto.normalizer_spec
+
+    def number(spec: dict[int, bytes], field: int, default: int) -> int:
+        return int.from_bytes(spec[field], "little") if field in spec else default
+
+    return Settings(
+        model_type=_MODEL_TYPES[number(trainer, 3, 1)],
+        byte_fallback=bool(number(trainer, 35, 0)),
+        normalizer=normalizer.get(1, b"").decode(),
+        changes_characters=bool(normalizer.get(2)),
+        adds_prefix=bool(number(normalizer, 3, 1)),
+        removes_blanks=bool(number(normalizer, 4, 1)),
+    )
 
 
 def _protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes]]:

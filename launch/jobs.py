@@ -51,7 +51,7 @@ def run_job(kind: str, arguments: list[str]) -> int:
             print(f"gemcutter {kind}: {error}", file=sys.stderr)
             codes.append(error.code)
 
-    sys.argv = [f"gemcutter {kind}", *arguments]
+    sys.argv = [f"gemcutter {kind}", *compose.for_hydra(arguments)]
     start()
     return next((code for code in codes if code), 0)
 
@@ -89,7 +89,7 @@ def sweep_suffix(swept: list[str], point: list[str]) -> str:
     parser = OverridesParser.create()
     keys = {override.key_or_group for override in parser.parse_overrides(swept) if override.is_sweep_override()}
     free = {key for key in keys if not key.startswith(schema.IDENTITY)}
-    chosen = [text for text in point if text.split("=", 1)[0] in free]
+    chosen = [text for text in point if text.split("=", 1)[0].lstrip("+") in free]
     if not chosen:
         return ""
     # The words are for people; the hash keeps apart what differs only in characters that a name may not hold.

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-EXECUTABLE = shutil.which("chromium")
 SECONDS = 60  # that an answer may take on a busy machine
 # Containers have no user namespaces for the sandbox, and little shared memory. The rest keeps it from doing anything of
 # its own.
@@ -27,6 +26,19 @@ SWITCHES = (
     "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--disable-breakpad",
     "--no-default-browser-check", "--hide-scrollbars", "--font-render-hinting=none", "--remote-debugging-pipe",
 )  # fmt: skip
+
+
+def executable() -> str | None:
+    """Where Chromium is; None where it is missing. Root gets Debian's, as nobody else can."""
+    if shutil.which("chromium") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {
+            "check": False,
+            "stdout": subprocess.DEVNULL,
+            "env": os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+        }
+        subprocess.run(["apt-get", "update", "-qq"], timeout=120, **quiet)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], timeout=240, **quiet)
+    return shutil.which("chromium")
 
 
 class Browser:
@@ -40,6 +52,8 @@ class Browser:
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        # A dialogue would wait for somebody; so it is a complaint like others.
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source="window.alert = console.error")
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The answer to a command of the protocol. Raises RuntimeError where it was refused."""
@@ -67,12 +81,12 @@ class Browser:
         message, _, self._unread = self._unread.partition(b"\0")
         return dict(json.loads(message))
 
-    def open(self, page: Path, width: int, *, dark: bool = False) -> None:
-        """Open a file at a width of so many CSS pixels."""
+    def open(self, page: Path, width: int, *, dark: bool = False, media: str = "screen") -> None:
+        """Open a file at a width of so many CSS pixels, as `screen` or `print` shows it."""
         self.events = []
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.ask("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.ask("Page.navigate", url=page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
@@ -105,15 +119,14 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(profile: Path) -> Iterator[Browser]:
+def browser(chromium: str, profile: Path) -> Iterator[Browser]:
     """A browser with a profile of its own, that is gone when the block ends."""
-    assert EXECUTABLE is not None
     their_end, to_it = os.pipe()
     from_it, their_other_end = os.pipe()
     # It reads from descriptor 3 and writes to 4.
     script = f'exec "$@" 3<&{their_end} 4>&{their_other_end}'
     process = subprocess.Popen(
-        ["bash", "-c", script, "bash", EXECUTABLE, *SWITCHES, f"--user-data-dir={profile}", "about:blank"],
+        ["bash", "-c", script, "bash", chromium, *SWITCHES, f"--user-data-dir={profile}", "about:blank"],
         pass_fds=(their_end, their_other_end),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -44,7 +44,7 @@ def changes(before: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, Any
 def differences(before: Any, now: Any, path: str = "curate") -> list[str]:
     """Dotted paths whose values differ, with both values."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = sorted(before.keys() | now.keys())
+        keys = [*before, *(key for key in now if key not in before)]
         return [one for key in keys for one in differences(before.get(key), now.get(key), f"{path}.{key}")]
     if _is_of_mappings(before) and _is_of_mappings(now) and len(before) == len(now):
         both = enumerate(zip(before, now, strict=True))

@@ -130,10 +130,11 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
         yield "Benchmarks", "none were named, so none were kept out"
     else:
         found = sum(one["contaminated_items"]["clusters"] for one in certificate["benchmarks"].values())
+        done = "the documents dropped" if certificate["action"] == "drop" else "cut out of the documents"
         yield (
             "Benchmarks",
-            f"{_many(len(certificate['benchmarks']), 'benchmark')} kept out; {_many(found, 'item')} found, and "
-            f"{'the documents dropped' if certificate['action'] == 'drop' else 'cut out of the documents'}",
+            f"{_many(len(certificate['benchmarks']), 'benchmark')} looked for; "
+            + (f"{_many(found, 'item')} found, and {done}" if found else "no item was found"),
         )
     yield "Duplicates", f"{duplicates['exact']:,} equal and {duplicates['near']:,} similar documents removed"
     items = sum(counts["scrubbed"].values())
@@ -189,7 +190,7 @@ def _funnel(card: Card, table: Tables) -> Iterator[str]:
         yield (
             f"<p>Of {size(counts['bytes_in'])} of text that came in, {size(taken_bytes)} went with documents and "
             f"{size(counts['bytes_kept'])} is kept. Placeholders for personal data, lines and passages that were cut "
-            f"make {'up the rest' if replaced > 0 else 'it longer by'} {size(abs(replaced))}.</p>"
+            f"make {'up the rest:' if replaced > 0 else 'it longer by'} {size(abs(replaced))}.</p>"
         )
 
 
@@ -384,6 +385,8 @@ def _lengths_and_quality(card: Card, table: Tables) -> Iterator[str]:
 def _quality(card: Card) -> str:
     if "quality" in card["classifiers"]:
         return "How probably a document is like the good ones that were named, by the classifier below."
+    if card["config"].get("quality", {}).get("model"):
+        return "How probably a document is like good ones, by a classifier that an earlier curation trained."
     return (
         "The share of Gopher's rules that hold with limits twice as strict: a distance from the limits, not a verdict "
         "on the writing."
@@ -488,7 +491,7 @@ def _contamination(card: Card, table: Tables) -> Iterator[str]:
                 one["contaminated_items"]["answered"],
                 one["contaminated_documents"]["clusters"],
                 one["contaminated_documents"]["runs"],
-                one["fields"],
+                Html(f"<bdi>{text(one['fields'])}</bdi>"),
             )
             for benchmark, one in certificate["benchmarks"].items()
         ],

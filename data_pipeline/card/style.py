@@ -28,7 +28,8 @@ h2 { font-size: 1.25rem; line-height: 1.3; margin: 3rem 0 .6rem; padding-top: .8
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 p { margin: 0 0 .8rem; max-width: 46rem; }
 a { color: var(--link); }
-code { font: .86em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+code { font: .86em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere;
+  unicode-bidi: isolate; }
 .lead { font-size: 1.125rem; }
 .soft, caption span, dt { color: var(--soft); }
 

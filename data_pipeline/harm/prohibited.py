@@ -116,15 +116,18 @@ class _Terms:
     """Terms by their number of words, plain or as digests."""
 
     def __init__(self, terms: Iterable[str]) -> None:
-        self._plain: dict[int, set[str]] = {}
+        plain: set[str] = set()
         self._hashed: set[str] = set()
         for term in terms:
             if _DIGEST.fullmatch(term.strip().lower()):
                 self._hashed.add(term.strip().lower())
             elif words := _tokens(term):
-                self._plain.setdefault(len(words), set()).add(" ".join(words))
-        self._heads = {length: {term.split()[0] for term in plain} for length, plain in self._plain.items()}
-        self._beginnings = sorted({head for heads in self._heads.values() for head in heads})
+                plain.add(" ".join(words))
+        self._plain: dict[int, list[tuple[str, frozenset[str]]]] = {}  # by their number of words, with these
+        for term in sorted(plain):
+            words = term.split()
+            self._plain.setdefault(len(words), []).append((term, frozenset(words)))
+        self._beginnings = sorted({term.split()[0] for term in plain})
         self._lengths = sorted({*self._plain, *(_HASHED_WORDS if self._hashed else ())})
 
     def may_be_in(self, text: str) -> bool:
@@ -136,9 +139,9 @@ class _Terms:
         found: set[int] = set()
         vocabulary = set(words)
         for length in self._lengths:
-            plain = self._plain.get(length, set())
             hashed = bool(self._hashed) and length in _HASHED_WORDS
-            if not hashed and vocabulary.isdisjoint(self._heads[length]):
+            plain = {term for term, parts in self._plain.get(length, ()) if parts <= vocabulary}
+            if not plain and not hashed:
                 continue
             grams = words if length == 1 else [" ".join(words[n : n + length]) for n in range(len(words) - length + 1)]
             present = plain.intersection(grams)

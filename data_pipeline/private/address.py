@@ -19,7 +19,7 @@ _V4 = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
 _V4_AFTER = re.compile(rf"{JOINED}|[%@]|\.{JOINED}|-(?![0-9]{{1,3}}\.[0-9]{{1,3}}\.[0-9]{{1,3}}\.)\w|[+~]\w")
 _NETWORK = re.compile("/([0-9]{1,3})(?![0-9])")
 NEEDLES = ("::",)
-_FEWEST_COLONS = 7  # of an address without `::`
+FEWEST_COLONS = 7  # of an address without `::`
 _V6 = re.compile(r"[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}")
 
 _VERSION = re.compile(
@@ -88,7 +88,7 @@ def _is_host(text: str, start: int, parts: list[int]) -> bool:
 def find_v6(page: Page) -> Iterator[Found]:
     """Public IPv6 addresses."""
     text = page.text
-    if "::" not in page.held and text.count(":") < _FEWEST_COLONS:
+    if "::" not in page.held and text.count(":") < FEWEST_COLONS:
         return
     for match in _V6.finditer(text):
         start, end = match.span()

@@ -74,6 +74,8 @@ class Page:
     @cached_property
     def runs(self) -> list[list[Group]]:
         """Every run of at least six digits that may be one number, in its groups."""
+        if not _GROUP.search(self.text):
+            return []
         points = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), np.uint32)
         return [
             [Group(one.start(), one.end(), one[0]) for one in _GROUP.finditer(self.text, start, end)]

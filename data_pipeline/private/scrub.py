@@ -7,7 +7,6 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TypeAlias
 
 from data_pipeline.classify.language import UNKNOWN, identify
@@ -55,8 +54,10 @@ def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
     if len(text) > LONGEST:
         done = [scrub(piece, language, key) for piece in _pieces(text)]
         return Scrubbed("".join(one.text for one in done), dict(sum((Counter(one.counts) for one in done), Counter())))
-    counts: Counter[str] = Counter()
     page = _page(text, language)
+    if not _may_hold(page):
+        return Scrubbed(text)
+    counts: Counter[str] = Counter()
 
     def replaced(finders: Finders) -> bool:
         nonlocal text, page
@@ -98,6 +99,11 @@ def _page(text: str, language: str) -> Page:
     return Page(seen, NEEDLES.within(seen), _language(seen, language))
 
 
+def _may_hold(page: Page) -> bool:
+    """Whether any finder would look at the page: what they all ask first, asked once."""
+    return bool(page.held or page.runs) or page.text.count(":") >= address.FEWEST_COLONS
+
+
 Finders: TypeAlias = tuple[Callable[[Page], Iterator[Found]], ...]
 NEEDLES = Needles(
     [*credentials.NEEDLES, *email.NEEDLES, *secret.NEEDLES, *iban.NEEDLES, *wallet.NEEDLES, *address.NEEDLES],
@@ -113,12 +119,15 @@ RARE: Finders = (
 def _language(text: str, language: str) -> Callable[[], str]:
     """The language of a text, identified when it is first asked for."""
 
-    @cache
+    identified: list[str] = []
+
     def known() -> str:
         if language and language != UNKNOWN:
             return language
-        code, share = identify(_CONTROLS.sub(" ", text[:_TELLING]))
-        return code if share > _FEWEST_SURE else UNKNOWN
+        if not identified:
+            code, share = identify(_CONTROLS.sub(" ", text[:_TELLING]))
+            identified.append(code if share > _FEWEST_SURE else UNKNOWN)
+        return identified[0]
 
     return known
 

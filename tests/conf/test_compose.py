@@ -135,6 +135,16 @@ def test_sound_override_passes(override: str) -> None:
     assert compose.override_problems([override]) == []
 
 
+def test_mappings_are_set_on_the_command_line() -> None:
+    job = compose.compose("curate", ["data.max_repetitions={code: 4}", "curate.thresholds={*: {c4: null}, en: {}}"])
+    assert job.data.max_repetitions == {"code": 4}
+    assert job.curate.thresholds == {"*": {"c4": None}, "en": {}}
+    command = [sys.executable, "-P", "-m", "launch", "train", "data.max_repetitions={code: 4}", "--cfg", "job"]
+    assert "max_repetitions:\n    code: 4" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    again = compose.for_hydra(["data.max_repetitions={code: 4}"])  # as a worker gets them
+    assert compose.compose("train", again).data.max_repetitions == {"code": 4}
+
+
 def test_wrong_key_inside_a_source_is_told() -> None:
     with pytest.raises(ConfigError, match="pahts"):
         compose.compose("curate", ["curate.sources=[{kind: local, pahts: [a.txt]}]"])

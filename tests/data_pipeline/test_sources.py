@@ -16,8 +16,9 @@ import zstandard
 
 from conf.exits import ConfigError, DataError
 from conf.schema import Source
+from data_pipeline import sources
 from data_pipeline.document import Record
-from data_pipeline.sources import huggingface, local, python_env
+from data_pipeline.sources import local, python_env
 
 ROWS = [
     {"id": "a", "text": "First.", "url": "https://docs.example/1", "source": "web", "language": "en", "license": "MIT"},
@@ -237,7 +238,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_python_env_yields_each_file_once_in_order_with_its_licence(installation: Path) -> None:
-    records = list(python_env.read(Source(kind="python_env")))
+    records = list(sources.read(Source(kind="python_env")))
     assert [(record.url, record.form, record.license) for record in records] == [
         ("python:stdlib/LICENSE.txt", "text", "PSF-2.0"),
         ("python:stdlib/abc.py", "docstrings", "PSF-2.0"),
@@ -249,7 +250,7 @@ def test_python_env_yields_each_file_once_in_order_with_its_licence(installation
 
 
 def test_python_env_reads_this_installation() -> None:
-    records = python_env.read(Source(kind="python_env"))
+    records = sources.read(Source(kind="python_env"))
     urls = [next(records).url for _ in range(200)]
     assert urls == list(dict.fromkeys(urls))
     assert all(url.startswith("python:stdlib/") for url in urls)
@@ -271,7 +272,7 @@ def test_a_local_dataset_folder_is_streamed(tmp_path: Path, name: str, content: 
     folder = tmp_path / "letters"
     folder.mkdir()
     (folder / name).write_bytes(content)
-    records = list(huggingface.read(Source(kind="huggingface", dataset=str(folder))))
+    records = list(sources.read(Source(kind="huggingface", dataset=str(folder))))
     assert [record.content for record in records] == [row["text"] for row in ROWS]
     assert (records[0].id, records[0].license, records[0].language) == ("a", "MIT", "en")
     assert records[2].url == "huggingface:letters/train#3"
@@ -290,7 +291,7 @@ def test_a_missing_dataset_split_or_field_is_named(tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(ConfigError, match=message):
-            list(huggingface.read(Source(kind="huggingface", **keys)))
+            list(sources.read(Source(kind="huggingface", **keys)))
 
 
 @pytest.mark.usefixtures("offline")
@@ -298,11 +299,14 @@ def test_rows_that_cannot_be_read_are_named_and_not_quoted(tmp_path: Path, monke
     """As the library says it of a value of another type than its column."""
     import datasets
 
-    def rows(*_: object, **__: object) -> Iterator[dict[str, str]]:
-        yield {"text": "a"}
-        raise ValueError("Failed to parse string: 'ann@mail.example' as a scalar of type int64")
+    class Rows:
+        num_shards = 1
 
-    monkeypatch.setattr(datasets, "load_dataset", rows)
-    with pytest.raises(DataError, match=r"cannot be read after row 1 \(ValueError\): nothing was written") as error:
-        list(huggingface.read(Source(kind="huggingface", dataset=str(tmp_path))))
+        def __iter__(self) -> Iterator[dict[str, str]]:
+            yield {"text": "a"}
+            raise ValueError("Failed to parse string: 'ann@mail.example' as a scalar of type int64")
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Rows())
+    with pytest.raises(DataError, match=r"cannot be read after row 1 \(ValueError\): mend its files") as error:
+        list(sources.read(Source(kind="huggingface", dataset=str(tmp_path))))
     assert "ann@" not in str(error.value)
