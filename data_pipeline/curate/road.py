@@ -97,6 +97,7 @@ def curate(
     for _, facts in written:
         tally.merge(Tally.from_json(facts["tally"]))
     values = tally.card_values()
+    values["duplicates"]["earlier"] = [Path(folder).name for folder in keys.duplicates.earlier]
     counts = values["counts"]
     if not counts["documents_kept"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
