@@ -29,10 +29,10 @@ _PIECE = 1_000_000
 def memory(folder: Path, _: argparse.Namespace, report: Report) -> None:
     """One job for each of `CASES`, and one of the good documents alone."""
     folder /= "memory"
-    warm_up(folder)
     good = corpus.root() / "text" / f"{GOOD}.jsonl.zst"
-    work = folder / "work"  # so that benchmarks are indexed once
+    work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
+    warm_up(folder, f"curate.work={work.absolute()}")  # indexes the benchmarks, too
     report.work["memory"] = {"huge_bytes": HUGE, "largest_bytes": LARGEST, "tiny_documents": TINY}
     for name, make in (("good documents alone", None), *CASES.items()):
         hostile = folder / "hostile"

@@ -33,8 +33,9 @@ OTHER_LIMITS = {language: {"gopher": {"min_words": 80}} for language in ("en", "
 NO_LIMITS = {"*": dict.fromkeys(("gopher", "repetition", "c4", "fineweb", "refinedweb"))}
 
 SAMPLE_BYTES, LONGEST = 20_000_000, 100_000  # UTF-8 bytes of all documents, characters of one
-SCALED_SLICE_BYTES = 4 * 2**20
-FEW = 300  # documents of a job that takes hardly more than its start
+COPIES = (1, 4, 16)
+SCALED_SLICE_BYTES = 2**20  # so many tasks that the last of them matter little
+FEW, FEW_SLICE_BYTES = 300, 2**14  # documents of a job that takes hardly more than its start, that of both workers
 ALIKE, APART = 100, 8  # of so many words one is exchanged: 0.9 similar, and nearly every line another
 _WORDS = re.compile(r"(\s+)")
 
@@ -102,7 +103,7 @@ def curate(
     return Curation(watched, told["summary"], told["stages"])
 
 
-def warm_up(folder: Path) -> None:
+def warm_up(folder: Path, *more: str) -> None:
     """Compile what is not compiled yet, which is kept on disk: documents that are equal, similar, and share lines."""
     draw = random.Random(0)
     shared, others = " ".join(sentence(draw, 20)), [" ".join(sentence(draw, 200)) for _ in range(3)]
@@ -110,8 +111,8 @@ def warm_up(folder: Path) -> None:
     file = folder / "warm-up.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    more = ("curate.language_confidence=0", "curate.duplicates.repeated_in=2")
-    curate(folder, "warm-up", [file], 1, *more, thresholds=NO_LIMITS)
+    keep = ("curate.language_confidence=0", "curate.duplicates.repeated_in=2")
+    curate(folder, "warm-up", [file], 1, *keep, *more, thresholds=NO_LIMITS)
 
 
 def pipeline(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
@@ -152,25 +153,25 @@ def pipeline(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
 def scaling(folder: Path, _: argparse.Namespace, report: Report) -> None:
     """A sample once, and 4 and 16 perturbed copies of it: time for each character, and memory.
 
-    Benchmarks are indexed before. Times are beyond that of a job with a few documents: processes have to start and to
-    load what they need, which is a third of the smallest job. All copies are perturbed, the only one, too, so that
+    Benchmarks are indexed before. Times are beyond that of a job with a few documents: that processes start and load
+    what they need is a third of the smallest job. All copies are perturbed, the only one, too, so that
     documents are alike.
     """
     folder /= "scaling"
-    warm_up(folder)
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
-    more = (f"curate.slice_bytes={SCALED_SLICE_BYTES}", f"curate.work={work.absolute()}")
+    kept = f"curate.work={work.absolute()}"
+    warm_up(folder, kept)
     texts = sample()
     runs: dict[int, Curation] = {}
     characters: dict[int, int] = {}
-    for times in (0, 1, 4, 16):
+    for times in (0, *COPIES):
         copies = folder / "copies"
         shutil.rmtree(copies, ignore_errors=True)
         copies.mkdir()
         characters[times] = write_copies(copies, texts if times else texts[:FEW], max(times, 1))
-        for _ in range(1 if times else 2):  # the first one indexes
-            runs[times] = curate(folder, f"copies-{times}", [copies / "*.jsonl"], 2, *more)
+        slice_bytes = f"curate.slice_bytes={SCALED_SLICE_BYTES if times else FEW_SLICE_BYTES}"
+        runs[times] = curate(folder, f"copies-{times}", [copies / "*.jsonl"], 2, kept, slice_bytes)
         shutil.rmtree(copies)
         report.details[f"scaling, {times} x"] = {"characters": characters[times], **runs[times].details()}
     shutil.rmtree(work)
@@ -187,7 +188,7 @@ def scaling(folder: Path, _: argparse.Namespace, report: Report) -> None:
             report.rows.append(bar(name, value / min(by_character.values()), BAR_SCALING, at_most=True))
     for role in ("worker", "driver"):
         peaks = {times: run.watched.peaks()[role] for times, run in runs.items()}
-        for times in (4, 16):
+        for times in COPIES[1:]:
             name = f"scaling: peak memory of a {role}, {times} x over 1 x"
             report.rows.append(bar(name, peaks[times] / peaks[1], BAR_SCALING, at_most=True))
 
