@@ -6,6 +6,7 @@ cut out of them is not known any more, so a text is found equal only to what is 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,25 @@ from data_pipeline.signals.tokens import Tokens, batches
 
 @dataclass(frozen=True)
 class Earlier:
-    """A part of earlier curated text; `number` is the upper half of its documents' numbers."""
+    """A part of earlier curated text with its SHA-256; `number` is the upper half of its documents' numbers."""
 
     path: str
+    sha256: str
     number: int
 
 
 def read_earlier(task: Earlier, folder: Path) -> dict[str, Any]:
-    """Write fingerprints, bands, sketches and ranks."""
+    """Write fingerprints, bands, sketches and ranks. Raises DataError where the part is not what its manifest says."""
     first = np.uint64(task.number << 32)
     count, marks, measured = 0, [np.empty((0, 2), np.uint64)], []
     try:
+        with open(task.path, "rb") as part:
+            found = hashlib.file_digest(part, "sha256").hexdigest()
+        if found != task.sha256:
+            raise DataError(
+                f"{task.path} of earlier curated text has the SHA-256 {found}, its manifest says {task.sha256}: copy "
+                "it again, or leave its folder out of curate.duplicates.earlier"
+            )
         with pq.ParquetFile(task.path) as file:
             texts = (text for batch in file.iter_batches(columns=["text"]) for text in batch["text"].to_pylist())
             for batch in batches(texts, BATCH_CHARACTERS):
@@ -41,7 +50,10 @@ def read_earlier(task: Earlier, folder: Path) -> dict[str, Any]:
                 measured.append((numbers, minhash.measure(Tokens.of(batch), SHINGLING)))
                 count += len(batch)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{task.path} of earlier curated text cannot be read ({error}): copy it again") from error
+        raise DataError(
+            f"{task.path} of earlier curated text cannot be read ({error}): copy it again, or leave its folder out of "
+            "curate.duplicates.earlier"
+        ) from error
     numbers = first + np.arange(count, dtype=np.uint64)
     exact.write(folder, numbers, np.concatenate(marks))
     minhash.write(folder, measured)

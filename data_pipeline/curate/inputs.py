@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError, DataError
-from conf.schema import SOURCE_LISTS, Curate, Job, get
+from conf.schema import SOURCE_LISTS, Curate, Job, Source, get
 from data_pipeline.curate import inspectors
 from data_pipeline.curate.models import Benchmarks
-from data_pipeline.sources import local
+from data_pipeline.sources import label, local
 from data_pipeline.tokenize_text import file_sha256
 
 
@@ -32,6 +32,32 @@ def fingerprints(job: Job, benchmarks: Benchmarks | None) -> dict[str, Any]:
         for name, paths in benchmarks.files().items():
             found[f"decontaminate.{name}"] = [_sha256(path, "curate.decontaminate") for path in paths]
     return found
+
+
+def versions(source: Source) -> dict[str, list[int] | None]:
+    """Size and time of the last change, in ns, of each file of a local source, by its path; None where it is gone.
+
+    They tell a file that was changed since; another machine has other times, so they are no fingerprint.
+    """
+    return {str(file.path): _version(file.path) for file in local.files(source)} if source.kind == "local" else {}
+
+
+def unchanged(source: Source, seen: dict[str, list[int] | None]) -> None:
+    """Raise DataError where one of the files has another version than it had."""
+    for path, version in seen.items():
+        if _version(Path(path)) != version:
+            raise DataError(
+                f"{path} of source {label(source)!r} changed while it was being read: nothing was published; start "
+                "again once nobody writes to it, or leave it out of curate.sources[].paths"
+            )
+
+
+def _version(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _files(keys: Curate) -> dict[str, list[str]]:

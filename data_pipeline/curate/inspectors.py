@@ -22,7 +22,10 @@ from data_pipeline.private.pseudonym import SHORTEST_KEY
 
 @dataclass(frozen=True)
 class Files:
-    """Where they lie; None or nothing where there are none."""
+    """Where they lie; None or nothing where there are none.
+
+    contents   stands for what is in them: where that is another, a process that loaded them once loads them again
+    """
 
     key: str | None = None
     blocked: tuple[str, ...] = ()
@@ -31,6 +34,7 @@ class Files:
     quality: str | None = None
     toxicity: str | None = None
     index: str | None = None
+    contents: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Inspectors:
 @cache
 def load(files: Files) -> Inspectors:
     """Raises ConfigError or DataError where a file is missing or is not what it should be."""
-    listed = BlockList.read(*map(Path, files.prohibited))
+    listed = _listed(files.prohibited, "prohibited")
     lexicons = [Lexicon.read(Path(path)) for path in files.lexicons]
 
     def prohibited(url: str, text: str, language: str) -> bool:
@@ -56,12 +60,20 @@ def load(files: Files) -> Inspectors:
 
     return Inspectors(
         key=key_of(files.key),
-        blocked=BlockList.read(*map(Path, files.blocked)),
+        blocked=_listed(files.blocked, "blocked"),
         is_prohibited=prohibited,
         quality=_classifier(files.quality),
         toxicity=_classifier(files.toxicity),
         index=index_of(files.index),
     )
+
+
+def _listed(paths: tuple[str, ...], key: str) -> BlockList:
+    """The entries of all files. Raises DataError where one holds none: it is more likely lost than meant."""
+    for path in paths:
+        if not len(BlockList.read(Path(path))):
+            raise DataError(f"the block list {path} holds no entry: get it again, or leave it out of curate.harm.{key}")
+    return BlockList.read(*map(Path, paths))
 
 
 @cache

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError
-from conf.schema import SOURCE_LISTS, Curate, Job, Source
+from conf.schema import SOURCE_LISTS, Curate, Job, Source, get
 from data_pipeline.curate import inputs, models, publish, road
 from data_pipeline.curate.stages import Stages
 from data_pipeline.engine.local import Local
@@ -24,6 +26,7 @@ FILES = (
     "decontaminate.benchmarks", "private.key_file", "harm.blocked", "harm.prohibited", "harm.lexicons",
 )  # fmt: skip
 # Where the text lies and who does the work does not change it.
+_MARK = "gemcutter-curate-work"
 NOT_IDENTITY = ("output", "work", "previous", "workers", "engine", "ray_address")
 
 
@@ -38,19 +41,26 @@ def curate(job: Job) -> dict[str, Any]:
     its name says, a source gives no document, or nothing is left. Then the folder does not exist, and what was done
     until then is kept for the next start.
     """
-    keys = job.curate
+    keys = _with_whole_paths(job.curate)
+    job = dataclasses.replace(job, curate=keys)
     if not keys.sources:
         raise ConfigError("curate.sources is empty: name at least one source, for example [{kind: python_env}]")
-    output = Path(keys.output)
-    work = output.with_name(output.name + ".work") if keys.work is None else Path(keys.work)
+    output = Path(keys.output).resolve()  # a link to a folder could not be replaced by one
+    work = output.with_name(output.name + ".work") if keys.work is None else Path(keys.work).expanduser().resolve()
+    _check_apart(output, work)
     config, benchmarks = _identity(keys), models.benchmarks(keys.decontaminate, keys.private.key_file)
     fingerprints = inputs.fingerprints(job, benchmarks)
     manifest = publish.published(output, config, fingerprints)
     reused = manifest is not None
     if manifest is None:
-        with locked(work, "curate.work"), publish.appearing(output, work) as folder, _engine(keys) as engine:
-            manifest = road.curate(job, Stages(work, engine), benchmarks, config, fingerprints, folder)
-    if keys.work is None:
+        with locked(work, "curate.output" if keys.work is None else "curate.work"):
+            _mark(work)
+            manifest = publish.published(output, config, fingerprints)  # by who was at work here until now
+            reused = manifest is not None
+            if manifest is None:
+                with publish.appearing(output, work) as folder, _engine(keys) as engine:
+                    manifest = road.curate(job, Stages(work, engine), benchmarks, config, fingerprints, folder)
+    if keys.work is None and (work / _MARK).is_file():
         shutil.rmtree(work, ignore_errors=True)
     return {
         "output": str(output),
@@ -59,6 +69,49 @@ def curate(job: Job) -> dict[str, Any]:
         "lineage": manifest["lineage"],
         "reused": reused,
     }
+
+
+def _check_apart(output: Path, work: Path) -> None:
+    """Raise ConfigError where the folders of the text and of the work get into each other's way."""
+    if output == work or output in work.parents or work in output.parents:
+        raise ConfigError(
+            f"curate.work={work} and curate.output={output} lie within one another: name folders apart, as one of them "
+            "appears when the other is done"
+        )
+    here = Path.cwd().resolve()
+    if output == here or output in here.parents:
+        raise ConfigError(f"curate.output={output} holds the working directory: name a folder of its own")
+
+
+def _mark(work: Path) -> None:
+    """Have a work folder be known as one. Raises ConfigError where it holds something else."""
+    mark = work / _MARK
+    if not mark.is_file():
+        if any(work.iterdir()):
+            raise ConfigError(
+                f"{work}, where curation keeps what it did, holds something else: move that away, or set curate.work"
+            )
+        mark.write_text("What curation did; see curate.work.\n", "utf-8")
+
+
+def _with_whole_paths(keys: Curate) -> Curate:
+    """The same files by whole paths, but for sources, which are shown as they are named: those who do tasks may have
+    another working directory and another home."""
+    keys = copy.deepcopy(keys)
+    for path in FILES:
+        *sections, name = path.split(".")
+        section = getattr(keys, sections[0]) if sections else keys
+        setattr(section, name, _each(getattr(section, name), _whole))
+    keys.previous = None if keys.previous is None else _whole(keys.previous)
+    for path in SOURCE_LISTS:
+        for source in get(Job(curate=keys), path):
+            if source.dataset.startswith((".", "/", "~")):
+                source.dataset = _whole(source.dataset)
+    return keys
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _engine(keys: Curate) -> AbstractContextManager[Engine]:
@@ -76,14 +129,14 @@ def _identity(keys: Curate) -> dict[str, Any]:
     for path in FILES:
         *sections, name = path.split(".")
         section = config if not sections else config[sections[0]]
-        section[name] = _names(section[name])
+        section[name] = _each(section[name], lambda path: Path(path).name)
     return config
 
 
-def _names(paths: Any) -> Any:
-    """The last parts of a path, or of each of several."""
+def _each(paths: Any, change: Callable[[str], str]) -> Any:
+    """A path changed, or each of several."""
     if isinstance(paths, dict):
-        return {name: _names(path) for name, path in paths.items()}
+        return {name: _each(path, change) for name, path in paths.items()}
     if isinstance(paths, list):
-        return [*map(_names, paths)]
-    return None if paths is None else Path(paths).name
+        return [_each(path, change) for path in paths]
+    return None if paths is None else change(paths)

@@ -14,7 +14,7 @@ from typing import Any
 
 from conf.exits import ConfigError, DataError
 from conf.schema import FORMAT
-from data_pipeline.card.changes import differences
+from data_pipeline.card.changes import changes, differences
 from data_pipeline.durable import sync
 from data_pipeline.lock import locked
 
@@ -50,12 +50,14 @@ def manifest_of(folder: Path, remedy: str) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as a manifest ({error}): {remedy}") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise ConfigError(f"{folder} holds something else than curated text: choose another folder")
     if manifest.get("format", 0) > FORMAT:
         raise DataError(f"{path} has format {manifest['format']}, this version reads up to {FORMAT}: upgrade gemcutter")
+    if missing := {"lineage", "counts", "files", "inputs", "config"} - manifest.keys():
+        raise DataError(f"{path} lacks {', '.join(sorted(missing))}: {remedy}")
     return manifest
 
 
@@ -86,7 +88,7 @@ def appearing(output: Path, work: Path) -> Iterator[Path]:
                 else f"nothing was published, and what was done is kept in {work}"
             )
             raise DataError(
-                f"writing {folder} failed ({error}): {state}; free space or choose another curate.output"
+                f"writing {folder} or {work} failed ({error}): {state}; free space or choose another curate.output"
             ) from error
         finally:
             if not is_there:
@@ -100,17 +102,25 @@ def place(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        shutil.copyfile(source, target)
-        sync(target)
+        copy(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, and have it outlast a power cut."""
+    shutil.copyfile(source, target)
+    sync(target)
 
 
 def card_of(folder: Path) -> dict[str, Any]:
-    """The data card of curated text. Raises DataError where the folder holds none that can be read."""
+    """The data card of curated text. Raises DataError where the folder holds none that another can be compared to."""
     path = folder / "data_card.json"
     try:
         card: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        changes(card, card)  # what can be compared to itself can be to others
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as a data card ({error}): correct curate.previous") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} holds no data card (what is missing: {error}): correct curate.previous") from error
     return card
 
 

@@ -32,7 +32,7 @@ from data_pipeline.curate.inspectors import Inspectors
 from data_pipeline.decontaminate.match import match
 from data_pipeline.document import Record
 from data_pipeline.duplicates import exact, minhash, ranks
-from data_pipeline.extract import Apart, Outcome, UnreadableError, decode, of_this_process, repair
+from data_pipeline.extract import Apart, Outcome, of_this_process
 from data_pipeline.harm import prohibited, toxicity, words
 from data_pipeline.private.found import KINDS
 from data_pipeline.private.scrub import scrub
@@ -46,6 +46,7 @@ CHUNK_RECORDS, CHUNK_BYTES = 256, 1 << 20  # handed to extraction together
 DOCUMENTS = "documents.parquet"
 ROW_GROUP_BYTES = 8 * 2**20
 SHINGLING = minhash.Shingling()
+# Of JSON.
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _documents(task: Read, loaded: Inspectors) -> Iterator[Document]:
     """The documents of the piece, until `limit_bytes` of text came."""
     apart = of_this_process(task.how.extract_seconds, task.how.extract_memory)
     limit, taken = task.source.limit_bytes, 0
-    for chunk in _chunks(sources.records(task.piece, task.source, task.how.largest_bytes)):
+    for chunk in chunks(sources.records(task.piece, task.source, task.how.largest_bytes)):
         for record, outcome in zip(chunk, _outcomes(apart, chunk), strict=True):
             document = _document(record, outcome, loaded)
             if document is None:
@@ -145,32 +146,27 @@ def _outcomes(apart: Apart, chunk: Sequence[Record]) -> list[Outcome]:
 
 def _document(record: Record, outcome: Outcome, loaded: Inspectors) -> Document | None:
     """A document; None where the record holds none at all."""
-    stated = _stated(record, loaded.key)
     if outcome.extracted is None:
-        if not outcome.reason:
-            return None
-        text = _rejected_text(record) if record.reason else ""
-        return Document(stated, scrub(text, key=loaded.key).text, outcome.reason)
+        return _rejected(record, outcome.reason, loaded) if outcome.reason else None
+    stated = _stated(record, loaded.key)
     text, extractor = outcome.extracted
     size = len(text.encode())
-    if not text:
-        return Document(stated, "", "empty", size, extractor)
     language, confidence = identify(text)
     if loaded.is_prohibited(record.url, text, language):
         return Document(Record("", "text", ""), "", prohibited.REASON)
+    if not text:
+        return Document(stated, "", "empty", size, extractor)
     scrubbed = scrub(text, language, loaded.key)
     reason = loaded.blocked.reason(record.url, text)
     return Document(stated, scrubbed.text, reason, size, extractor, language, confidence, scrubbed.counts)
 
 
-def _rejected_text(record: Record) -> str:
-    """What can be shown of a record that its source rejected."""
-    if isinstance(record.content, str):
-        return repair(record.content)
-    try:
-        return repair(decode(record.content))
-    except UnreadableError:
-        return ""
+def _rejected(record: Record, reason: str, loaded: Inspectors) -> Document:
+    """A record that is no document: where it stood is enough to find it, and what it holds cannot be read well enough
+    to be sure that nothing in it must not be stored."""
+    if loaded.is_prohibited(record.url, "", UNKNOWN):
+        return Document(Record("", "text", ""), "", prohibited.REASON)
+    return Document(_stated(record, loaded.key), "", reason)
 
 
 def _stated(record: Record, key: bytes) -> Record:
@@ -203,7 +199,8 @@ def _scrubbed_again(text: str, key: bytes) -> str:
     return scrub(text, key=key).text
 
 
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+def chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Records some at a time, of a bounded number and size."""
     chunk: list[Record] = []
     size = 0
     for record in records:

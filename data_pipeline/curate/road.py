@@ -30,20 +30,22 @@ from data_pipeline.card.changes import FORMAT as CARD_FORMAT
 from data_pipeline.card.changes import changes
 from data_pipeline.card.page import render
 from data_pipeline.card.tally import Tally
-from data_pipeline.curate import earlier, judging, limits, models, naming, publish, reading, settling, writing
+from data_pipeline.curate import earlier, inputs, judging, limits, models, naming, publish, reading, settling, writing
 from data_pipeline.curate.inspectors import Files
-from data_pipeline.curate.publish import place, write_json, write_text
+from data_pipeline.curate.publish import copy, place, write_json, write_text
 from data_pipeline.curate.stages import Stages
 from data_pipeline.decontaminate.actions import Action
 from data_pipeline.decontaminate.certificate import Found, filled
 from data_pipeline.decontaminate.index import Index
 from data_pipeline.duplicates import lines, steps
+from data_pipeline.durable import sync
 from data_pipeline.engine import records
 from data_pipeline.engine.stage import Facts
 from data_pipeline.signals import gopher
 from data_pipeline.signals.calibrate import Calibrated
 from data_pipeline.signals.thresholds import Thresholds
 from data_pipeline.sources import label, origin
+from data_pipeline.tokenize_text import file_sha256
 
 _AT_ONCE = 16  # times `part_bytes` of text that a task of writing reads at most, however little of it is kept
 
@@ -58,9 +60,8 @@ class Models:
     quality: str | None
     toxicity: str | None
     reports: dict[str, Any]  # of the classifiers that were trained
-    trained: dict[str, Path]
     calibrated: dict[str, Calibrated]
-    calibrated_file: Path | None
+    files: dict[str, Path]  # of models and limits, by the names under which they are published
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def curate(
     stages: Stages,
     benchmarks: models.Benchmarks | None,
     config: dict[str, Any],
-    inputs: dict[str, Any],
+    fingerprints: dict[str, Any],
     folder: Path,
 ) -> dict[str, Any]:
     """Do all stages, and write what is published into the folder, manifest last. Returns the manifest.
@@ -86,7 +87,8 @@ def curate(
     Raises ConfigError or DataError; what was committed stays.
     """
     keys = job.curate
-    made = _models(keys, stages, benchmarks, inputs)
+    before = None if keys.previous is None else publish.card_of(Path(keys.previous))
+    made = _models(keys, stages, benchmarks, fingerprints)
     by_language = limits.limits(keys.thresholds, made.calibrated)
     parts, read_of = _read(keys, stages, made)
     judged, judged_of = _judge(keys, stages, made, by_language, parts, read_of)
@@ -121,8 +123,7 @@ def curate(
         "calibrated": {language: one.documents for language, one in sorted(made.calibrated.items())},
         "config": config,
     }
-    before = None if keys.previous is None else changes(publish.card_of(Path(keys.previous)), card)
-    card["changes"] = before
+    card["changes"] = None if before is None else changes(before, card)
     manifest = {
         "format": FORMAT,
         "kind": publish.KIND,
@@ -130,14 +131,13 @@ def curate(
         "counts": counts,
         "files": kept,
         "removed": _place(written, "removed", folder / "removed"),
+        "models": {name: file_sha256(file) for name, file in made.files.items()},
         "decontamination": certificate,
-        "inputs": inputs,
+        "inputs": fingerprints,
         "config": config,
     }
-    if made.calibrated_file is not None:
-        place(made.calibrated_file, folder / models.CALIBRATED)
-    for name, file in made.trained.items():
-        place(file, folder / f"{name}.npz")
+    for name, file in made.files.items():
+        copy(file, folder / name)
     write_json(folder / "data_card.json", card)
     write_text(folder / "data_card.html", render(card))
     write_json(folder / "manifest.json", manifest)
@@ -147,54 +147,64 @@ def curate(
 # ---- before reading --------------------------------------------------------------------------------------------------
 
 
-def _models(keys: Curate, stages: Stages, benchmarks: models.Benchmarks | None, inputs: dict[str, Any]) -> Models:
-    made_of = [FORMAT, version("gemcutter"), {key: value for key, value in inputs.items() if key[:7] != "sources"}]
-    index = certificate = calibrated_file = None
+def _models(keys: Curate, stages: Stages, benchmarks: models.Benchmarks | None, fingerprints: dict[str, Any]) -> Models:
+    of_files = {key: value for key, value in fingerprints.items() if key[:7] != "sources"}
+    made_of: list[Any] = [FORMAT, version("gemcutter"), of_files, dataclasses.asdict(keys.extract)]
+    index = certificate = None
     if benchmarks is not None:
         depends = [made_of, dataclasses.asdict(keys.decontaminate)]
         [(folder, _)] = stages.do("benchmarks", depends, models.build_index, [benchmarks])
         index = folder / models.INDEX
         certificate = json.loads((folder / models.CERTIFICATE).read_text("utf-8"))
-    trained, reports = {}, {}
+    learned, reports, files = [], {}, {}
+    classifiers: dict[str, str | None] = {"quality": keys.quality.model, "toxicity": keys.toxicity.model}
     for task in _classifiers(keys):
-        depends = [made_of, task.name, _as_json(task.positive), _as_json(task.negative)]
+        depends = [made_of, task.name, _learned_from(task.positive), _learned_from(task.negative)]
         [(folder, _)] = stages.do(task.name, depends, models.train_classifier, [task])
-        trained[task.name] = folder / models.MODEL
+        learned.append(depends)
+        classifiers[task.name] = str(folder / models.MODEL)
+        files[f"{task.name}.npz"] = folder / models.MODEL
         reports[task.name] = json.loads((folder / models.REPORT).read_text("utf-8"))
     if keys.reference:
-        reference = models.Reference(keys.reference, keys.private.key_file)
-        depends = [made_of, _as_json(keys.reference)]
+        reference = models.Reference(keys.reference, keys.private.key_file, keys.extract)
+        depends = [made_of, _learned_from(keys.reference)]
         [(folder, _)] = stages.do("reference", depends, models.take_limits, [reference])
-        calibrated_file = folder / models.CALIBRATED
+        learned.append(depends)
+        files[models.CALIBRATED] = folder / models.CALIBRATED
     elif keys.calibrated is not None:
-        calibrated_file = Path(keys.calibrated).expanduser()
+        files[models.CALIBRATED] = Path(keys.calibrated)
     return Models(
-        made_of=[
-            made_of,
-            _as_json([*keys.quality.good, *keys.quality.bad, *keys.toxicity.toxic, *keys.toxicity.clean]),
-        ],
+        made_of=[made_of, learned],
         index=index,
         certificate=certificate,
-        quality=str(trained["quality"]) if "quality" in trained else keys.quality.model,
-        toxicity=str(trained["toxicity"]) if "toxicity" in trained else keys.toxicity.model,
+        quality=classifiers["quality"],
+        toxicity=classifiers["toxicity"],
         reports=reports,
-        trained=trained,
-        calibrated={} if calibrated_file is None else models.load_limits(calibrated_file),
-        calibrated_file=calibrated_file,
+        calibrated=models.load_limits(files[models.CALIBRATED]) if models.CALIBRATED in files else {},
+        files=files,
     )
 
 
 def _classifiers(keys: Curate) -> list[models.Classifier]:
     quality, toxicity, key = keys.quality, keys.toxicity, keys.private.key_file
     wanted = [
-        models.Classifier("quality", quality.good, quality.bad, False, key),
-        models.Classifier("toxicity", toxicity.toxic, toxicity.clean, True, key),
+        models.Classifier("quality", quality.good, quality.bad, False, key, keys.extract),
+        models.Classifier("toxicity", toxicity.toxic, toxicity.clean, True, key, keys.extract),
     ]
     return [task for task in wanted if task.positive]
 
 
-def _as_json(chosen: Sequence[Source]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(source) for source in chosen]
+def _learned_from(chosen: Sequence[Source]) -> list[Any]:
+    """The same of sources that are read whole, of every kind."""
+    return [
+        (dataclasses.asdict(source), inputs.versions(source) or _pieces_as_json([*enumerate(sources.pieces(source))]))
+        for source in chosen
+    ]
+
+
+def _as_json(chosen: Sequence[Source]) -> list[Any]:
+    """Sources as what is read of them depends on them: with the time at which each of their files was changed last."""
+    return [(dataclasses.asdict(source), inputs.versions(source)) for source in chosen]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -203,6 +213,7 @@ def _as_json(chosen: Sequence[Source]) -> list[dict[str, Any]]:
 def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
     """All parts in order, and what they depend on. Raises DataError where a source gives no document."""
     first = _earlier_parts(keys)
+    chosen = _as_json(keys.sources)
     pieces = [(n, piece) for n, source in enumerate(keys.sources) for piece in sources.pieces(source, keys.slice_bytes)]
     how = reading.How(
         extract_seconds=keys.extract.seconds,
@@ -217,15 +228,17 @@ def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
             quality=made.quality,
             toxicity=made.toxicity,
             index=None if made.index is None else str(made.index),
+            contents=publish.digest(made.made_of),
         ),
         stop_words=gopher.STOP_WORDS | {language: one.stop_words for language, one in made.calibrated.items()},
     )
     tasks = [
         reading.Read(len(first) + number, keys.sources[n], n, piece, how) for number, (n, piece) in enumerate(pieces)
     ]
+    # Not the limits among the keys, which are held against what was measured: and what files hold is in `made_of`.
     depends = [
-        made.made_of, len(first), _as_json(keys.sources), _pieces_as_json(pieces), dataclasses.asdict(keys.extract),
-        dataclasses.asdict(keys.harm), keys.part_bytes, dataclasses.asdict(keys.decontaminate),
+        made.made_of, len(first), chosen, _pieces_as_json(pieces), dataclasses.asdict(keys.extract),
+        keys.part_bytes, dataclasses.asdict(dataclasses.replace(keys.decontaminate, action="")),
     ]  # fmt: skip
     reading.warm_up()
     do = functools.partial(stages.do, "read", depends, reading.read, tasks)
@@ -234,6 +247,8 @@ def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
         for n, of_part in enumerate(facts["parts"]):
             first_document = (tasks[number].number << 32) + of_part["first"]
             parts.append(Part(folder / f"{n:05d}", first_document, tasks[number].rank, of_part))
+    for source, (_, seen) in zip(keys.sources, chosen, strict=True):
+        inputs.unchanged(source, seen)
     for n, source in enumerate(keys.sources):
         if not any(part.source == n for part in parts):
             raise DataError(
@@ -320,8 +335,9 @@ def _settle(
     """Which documents of each part stay."""
     before = _earlier_parts(keys)
     first_new = len(before) << 32
-    tasks = [earlier.Earlier(path, number) for number, path in enumerate(before)]
-    already = [folder for folder, _ in stages.do("earlier", judged_of, earlier.read_earlier, tasks)] if tasks else []
+    tasks = [earlier.Earlier(path, sha256, number) for number, (path, sha256) in enumerate(before)]
+    read_of = [FORMAT, version("gemcutter"), before]
+    already = [folder for folder, _ in stages.do("earlier", read_of, earlier.read_earlier, tasks)] if tasks else []
     folders = [*already, *(part.folder for part in parts)]
     gone = [folder / judging.GONE_FILE for folder, _ in judged]
     depends = [judged_of, dataclasses.asdict(keys.duplicates)]
@@ -342,12 +358,12 @@ def _settle(
     return do("settle", settling.settle, settle), depends
 
 
-def _earlier_parts(keys: Curate) -> list[str]:
-    """The files of earlier curated text, in order."""
+def _earlier_parts(keys: Curate) -> list[tuple[str, str]]:
+    """The files of earlier curated text, in order, and the SHA-256 of each."""
     found = []
     for folder in map(Path, keys.duplicates.earlier):
         manifest = publish.manifest_of(folder, "name folders of curated text in curate.duplicates.earlier")
-        found += [str(folder / file["name"]) for file in manifest["files"]]
+        found += [(str(folder / file["name"]), file["sha256"]) for file in manifest["files"]]
     return found
 
 
@@ -408,4 +424,5 @@ def _place(written: Sequence[tuple[Path, Facts]], kind: str, folder: Path) -> li
             name = f"part-{len(files):05d}.parquet"
             place(source / file["name"], folder / name)
             files.append({**file, "name": name})
+    sync(folder)
     return files

@@ -211,6 +211,8 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Record]]:
             raise DataError(
                 f"{path}, line {number}: no JSON ({error.msg} in column {error.colno}): repair the line"
             ) from error
+        except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+            raise DataError(f"{path}, line {number}: no item ({error}): repair the line") from error
         yield f"line {number}", _object(path, f"line {number}", record)
 
 
@@ -222,6 +224,8 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Record]]:
         raise DataError(
             f"{path}, line {error.lineno}: no JSON ({error.msg}): repair the file; of JSON lines, name it .jsonl"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no items ({error}): repair the file") from error
     if isinstance(content, dict):
         lists = [
             value for value in content.values() if isinstance(value, list) and value and isinstance(value[0], dict)
@@ -282,7 +286,7 @@ def _columns(path: Path, content: bytes, kind: str) -> Iterator[tuple[str, Recor
         else:  # `datasets` writes streams
             reader = pa.ipc.open_file if content.startswith(b"ARROW1") else pa.ipc.open_stream
             table = reader(pa.BufferReader(content)).read_all()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} does not read as {kind[1:]} ({str(error).splitlines()[0]}): get the file again"
         ) from error

@@ -128,7 +128,7 @@ def _write(folder: Path, keys: npt.NDArray[np.uint64], others: npt.NDArray[np.ui
     edges = np.empty(len(keys), EDGE)
     edges["key"], edges["other"] = keys, others
     edges = distinct(edges)
-    np.save(folder / FILE, edges, allow_pickle=False)
+    records.save(folder / FILE, edges)
     return {"edges": len(edges)}
 
 

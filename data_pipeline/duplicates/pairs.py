@@ -58,7 +58,7 @@ def candidates(task: Candidates, folder: Path) -> dict[str, Any]:
         )
         piece = distinct(buffer[:count])
         files.append(f"{len(files):06d}-{FILE}")
-        np.save(folder / files[-1], piece, allow_pickle=False)
+        records.save(folder / files[-1], piece)
         found, largest = found + len(piece), max(largest, most)
     return {"files": files, "pairs": found, "largest_bucket": largest}
 

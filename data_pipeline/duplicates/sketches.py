@@ -43,7 +43,7 @@ class Sketches:
 def write(folder: Path, entries: Sequence[records.Records], values: Sequence[npt.NDArray[np.uint32]]) -> None:
     """Write sketches."""
     records.write(folder / ENTRIES, np.concatenate([np.empty(0, ENTRY), *entries]))
-    np.save(folder / VALUES, np.concatenate(values), allow_pickle=False)
+    records.save(folder / VALUES, np.concatenate(values))
 
 
 class Stored:

@@ -11,6 +11,7 @@ import bisect
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +27,17 @@ _SAMPLES = 32  # keys that are looked at for each range
 
 def write(path: Path, records: Records) -> None:
     """Write records sorted by `key`, those of one key in the order given."""
-    np.save(path, records[np.argsort(records["key"], kind="stable")], allow_pickle=False)
+    save(path, records[np.argsort(records["key"], kind="stable")])
+
+
+def save(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array as NumPy does. Raises OSError, with the system's number, where it does not fit on the disk.
+
+    Into a file of the system NumPy writes past Python: it hands out no number, and says nothing at all where only the
+    last block did not fit.
+    """
+    with path.open("wb") as file:
+        np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def read(paths: Iterable[Path], first: int, stop: int, dtype: np.dtype[Any]) -> Records:

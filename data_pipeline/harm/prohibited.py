@@ -68,7 +68,8 @@ class Lexicon:
 
     @staticmethod
     def read(path: Path) -> Lexicon:
-        """A file with a term a line behind `minor ` or `sexual `. Raises DataError, with file and line, else."""
+        """A file with a term a line behind `minor ` or `sexual `. Raises DataError, with file and line, else, and
+        where it holds none of a kind."""
         terms: dict[str, list[str]] = {"minor": [], "sexual": []}
         try:
             lines = path.read_text("utf-8").splitlines()
@@ -81,6 +82,11 @@ class Lexicon:
             if kind not in terms or not _tokens(term):
                 raise DataError(f"{path}:{number} is not `minor TERM` or `sexual TERM`: mend or remove that line")
             terms[kind].append(term)
+        if lacks := [kind for kind, of_kind in terms.items() if not of_kind]:
+            raise DataError(
+                f"the lexicon {path} holds no term behind `{'` and none behind `'.join(lacks)}`, so it names nothing: "
+                "complete it, or leave it out of curate.harm.lexicons"
+            )
         return Lexicon(terms["minor"], terms["sexual"])
 
     def holds(self, text: str) -> bool:

@@ -16,8 +16,12 @@ from data_pipeline.private.needles import Needles
 from data_pipeline.private.page import Page, plain
 from data_pipeline.private.pseudonym import placeholder, pseudonym
 
-# What the identifier of languages refuses.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# What the identifier of languages refuses: controls, surrogates, and the noncharacters of every plane.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(f"{chr(plane << 16 | 0xFFFE)}{chr(plane << 16 | 0xFFFF)}" for plane in range(17))
+    + "]"
+)
 # Characters that are looked at in one go: finders hold about ten bytes for each.
 LONGEST = 4_000_000
 _TELLING = 20_000  # first characters of a text, which say what language it is in
@@ -38,10 +42,6 @@ class Scrubbed:
     def items(self) -> int:
         """How many items were replaced."""
         return sum(self.counts.values())
-
-    def reason(self, most_items: int | None) -> str:
-        """`private_items` where the document held more items than it may; "" where not, or where no limit is set."""
-        return "private_items" if most_items is not None and self.items > most_items else ""
 
 
 def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:

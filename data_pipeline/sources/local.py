@@ -41,7 +41,9 @@ def files(source: Source) -> list[File]:
             )
         for path in paths:
             locator = _below(_above_first_wildcard(expanded), path)
-            matched.setdefault(path.resolve(), File(path, "file:" + locator.encode(errors="replace").decode()))
+            # Whole paths: who reads may have another working directory.
+            file = File(path.absolute(), "file:" + locator.encode(errors="replace").decode())
+            matched.setdefault(path.resolve(), file)
     return list(matched.values())
 
 
