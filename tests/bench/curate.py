@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.bench import corpus
+from tests.bench import corpus, hostile, whole
 from tests.bench.loader import Contestant, own_environment
 from tests.bench.report import Report, compare
 from tests.bench.rounds import add_part, interleaved
@@ -44,8 +44,9 @@ def bench(runs: Path, options: Sequence[str]) -> Report:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a contestant in a round, at least")
     parser.add_argument("--characters", type=int, default=1_000_000, help="of the documents that are judged")
+    parser.add_argument("--workers", type=int, nargs="*", default=(2, 1), help="of the whole, one after another")
     chosen = parser.parse_args(options)
-    report = Report("curate", {"rounds": chosen.rounds, "cores": 1, "statistic": "median of the rounds"})
+    report = Report("curate", {})
     for name in chosen.part or PARTS:
         PARTS[name](runs / "curate", chosen, report)
     return report
@@ -57,7 +58,10 @@ def rules(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
     file = folder / "texts.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(text) + "\n" for text in texts))
-    report.work |= {"rules": {"documents": len(texts), "characters": sum(map(len, texts)), "longest": LONGEST}}
+    report.work["rules"] = {
+        "documents": len(texts), "characters": sum(map(len, texts)), "longest": LONGEST, "rounds": chosen.rounds,
+        "cores": 1, "statistic": "median of the rounds",
+    }  # fmt: skip
     arguments = ["read", str(file), str(chosen.seconds)]
     found = interleaved([(one, arguments) for one in (OURS, DATATROVE)], chosen.rounds, report)
     for unit, key in (("s", "seconds"), ("CPU s", "cpu_seconds")):
@@ -75,4 +79,9 @@ def rules(folder: Path, chosen: argparse.Namespace, report: Report) -> None:
         }
 
 
-PARTS: dict[str, Callable[[Path, argparse.Namespace, Report], None]] = {"rules": rules}
+PARTS: dict[str, Callable[[Path, argparse.Namespace, Report], None]] = {
+    "rules": rules,
+    "pipeline": whole.pipeline,
+    "scaling": whole.scaling,
+    "memory": hostile.memory,
+}
