@@ -1,4 +1,4 @@
-"""What travels through curation: a record as a source hands it over, and the verdict on it.
+"""What a source hands over.
 
 Knows nothing of where records come from, of rules or of files.
 """
@@ -6,7 +6,7 @@ Knows nothing of where records come from, of rules or of files.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from conf.exits import ConfigError
@@ -39,27 +39,6 @@ class Record:
     license: str = ""
     charset: str = ""
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The text of a record, what was measured on it, and why it is dropped ("" where it is kept).
-
-    record            without its content; `locator` is its url where it states one that holds nothing personal
-    extracted_bytes   UTF-8 bytes of the repaired text before scrubbing: what `limit_bytes` counts
-    language          what language identification found, not what the record stated
-    signals           name -> number, a column each; empty where the text was never measured
-    fingerprint       equal for texts that are equal but for Unicode form and white space; empty where not needed
-    """
-
-    record: Record
-    text: str
-    reason: str = ""
-    extracted_bytes: int = 0
-    language: str = "und"
-    quality: float | None = None
-    signals: dict[str, float] = field(default_factory=dict)
-    fingerprint: bytes = b""
 
 
 # Optional packages that curation needs, and the extra that installs each.

@@ -140,7 +140,7 @@ def _facts(card: Card) -> Iterator[tuple[str, str]]:
     items = sum(counts["scrubbed"].values())
     yield (
         "Personal data",
-        f"{_many(items, 'item')} replaced in the kept text" if items else "none found in the kept text",
+        f"{_many(items, 'item')} replaced in kept documents" if items else "none found in kept documents",
     )
     if (changed := card["changes"]) is None:
         yield "Last version", "none was named"
@@ -445,7 +445,7 @@ def _private(card: Card, table: Tables) -> Iterator[str]:
         yield "<p>None was found in the kept documents.</p>"
         return
     yield table(
-        "Items replaced in the kept text",
+        "Items replaced in kept documents",
         ("kind", "items", "documents with any", "of all"),
         [
             (SCRUBBED[kind], items[kind], documents[kind], share(documents[kind], card["counts"]["documents_kept"]))

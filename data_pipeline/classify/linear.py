@@ -76,7 +76,8 @@ class Linear:
     def load(path: Path) -> Linear:
         """Read what `dump` wrote. Raises ValueError where a file is none of ours, is broken, or of a newer format."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # Opened here: numpy leaves open what it cannot read.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 head = json.loads(arrays["head"].tobytes())
                 weights_B = arrays["weights"]
                 format_, subwords = int(head["format"]), bool(head["subwords"])

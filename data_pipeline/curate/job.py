@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError
-from conf.schema import SOURCE_LISTS, Curate, Job, Source
+from conf.schema import SOURCE_LISTS, Curate, Job, Source, get
 from data_pipeline.curate import inputs, models, publish, road
 from data_pipeline.curate.stages import Stages
 from data_pipeline.engine.local import Local
@@ -26,6 +26,7 @@ FILES = (
     "decontaminate.benchmarks", "private.key_file", "harm.blocked", "harm.prohibited", "harm.lexicons",
 )  # fmt: skip
 # Where the text lies and who does the work does not change it.
+_MARK = "gemcutter-curate-work"
 NOT_IDENTITY = ("output", "work", "previous", "workers", "engine", "ray_address")
 
 
@@ -44,20 +45,22 @@ def curate(job: Job) -> dict[str, Any]:
     job = dataclasses.replace(job, curate=keys)
     if not keys.sources:
         raise ConfigError("curate.sources is empty: name at least one source, for example [{kind: python_env}]")
-    output = Path(keys.output)
-    work = (output.with_name(output.name + ".work") if keys.work is None else Path(keys.work)).absolute()
+    output = Path(keys.output).resolve()  # a link to a folder could not be replaced by one
+    work = output.with_name(output.name + ".work") if keys.work is None else Path(keys.work).expanduser().resolve()
+    _check_apart(output, work)
     config, benchmarks = _identity(keys), models.benchmarks(keys.decontaminate, keys.private.key_file)
     fingerprints = inputs.fingerprints(job, benchmarks)
     manifest = publish.published(output, config, fingerprints)
     reused = manifest is not None
     if manifest is None:
         with locked(work, "curate.output" if keys.work is None else "curate.work"):
+            _mark(work)
             manifest = publish.published(output, config, fingerprints)  # by who was at work here until now
             reused = manifest is not None
             if manifest is None:
                 with publish.appearing(output, work) as folder, _engine(keys) as engine:
                     manifest = road.curate(job, Stages(work, engine), benchmarks, config, fingerprints, folder)
-    if keys.work is None:
+    if keys.work is None and (work / _MARK).is_file():
         shutil.rmtree(work, ignore_errors=True)
     return {
         "output": str(output),
@@ -68,6 +71,29 @@ def curate(job: Job) -> dict[str, Any]:
     }
 
 
+def _check_apart(output: Path, work: Path) -> None:
+    """Raise ConfigError where the folders of the text and of the work get into each other's way."""
+    if output == work or output in work.parents or work in output.parents:
+        raise ConfigError(
+            f"curate.work={work} and curate.output={output} lie within one another: name folders apart, as one of them "
+            "appears when the other is done"
+        )
+    here = Path.cwd().resolve()
+    if output == here or output in here.parents:
+        raise ConfigError(f"curate.output={output} holds the working directory: name a folder of its own")
+
+
+def _mark(work: Path) -> None:
+    """Have a work folder be known as one. Raises ConfigError where it holds something else."""
+    mark = work / _MARK
+    if not mark.is_file():
+        if any(work.iterdir()):
+            raise ConfigError(
+                f"{work}, where curation keeps what it did, holds something else: move that away, or set curate.work"
+            )
+        mark.write_text("What curation did; see curate.work.\n", "utf-8")
+
+
 def _with_whole_paths(keys: Curate) -> Curate:
     """The same files by whole paths, but for sources, which are shown as they are named: those who do tasks may have
     another working directory and another home."""
@@ -75,8 +101,17 @@ def _with_whole_paths(keys: Curate) -> Curate:
     for path in FILES:
         *sections, name = path.split(".")
         section = getattr(keys, sections[0]) if sections else keys
-        setattr(section, name, _each(getattr(section, name), lambda path: str(Path(path).expanduser().absolute())))
+        setattr(section, name, _each(getattr(section, name), _whole))
+    keys.previous = None if keys.previous is None else _whole(keys.previous)
+    for path in SOURCE_LISTS:
+        for source in get(Job(curate=keys), path):
+            if source.dataset.startswith((".", "/", "~")):
+                source.dataset = _whole(source.dataset)
     return keys
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _engine(keys: Curate) -> AbstractContextManager[Engine]:

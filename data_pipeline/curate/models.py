@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,17 @@ from typing import Any, cast
 import numpy as np
 
 from conf.exits import ConfigError, DataError
-from conf.schema import Decontaminate, Source
+from conf.schema import Decontaminate, Extract, Source
 from data_pipeline import signals, sources
 from data_pipeline.classify.language import identify
 from data_pipeline.classify.train import Sample, split, train
 from data_pipeline.curate import inspectors
+from data_pipeline.curate.reading import chunks
 from data_pipeline.decontaminate import items
 from data_pipeline.decontaminate.actions import Action
 from data_pipeline.decontaminate.certificate import Found, certify
 from data_pipeline.decontaminate.index import Index
 from data_pipeline.decontaminate.items import Evaluation
-from data_pipeline.document import Record
 from data_pipeline.extract import of_this_process
 from data_pipeline.private.scrub import scrub
 from data_pipeline.signals import calibrate
@@ -32,8 +33,7 @@ from data_pipeline.signals.tokens import Tokens, batches
 INDEX, CERTIFICATE = "benchmarks.index", "certificate.json"
 MODEL, REPORT = "model.npz", "report.json"
 CALIBRATED = "calibrated.json"
-MOST_REFERENCE = 50_000_000  # characters of the reference set of a language
-_CHUNK = 256  # records
+MOST_REFERENCE, MOST_REFERENCES = 10_000_000, 200_000_000  # characters of a language, and of all: they are held at once
 _BATCH_CHARACTERS = 1 << 20
 
 
@@ -106,6 +106,7 @@ class Classifier:
     negative: Sequence[Source]
     subwords: bool
     key: str | None
+    extract: Extract
 
 
 def train_classifier(task: Classifier, folder: Path) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def train_classifier(task: Classifier, folder: Path) -> dict[str, Any]:
     sample = Sample()
     for positive, chosen in ((True, task.positive), (False, task.negative)):
         for source in chosen:
-            sample.add(((text, positive) for text, _ in texts(source, task.key)), sources.label(source))
+            sample.add(((text, positive) for text, _ in texts(source, task.key, task.extract)), sources.label(source))
     try:
         trained = train(split(sample), subwords=task.subwords)
     except ValueError as error:
@@ -132,17 +133,20 @@ class Reference:
 
     chosen: Sequence[Source]
     key: str | None
+    extract: Extract
 
 
 def take_limits(task: Reference, folder: Path) -> dict[str, Any]:
     """Write the limits. Raises ConfigError where no language has enough documents."""
     by_language: dict[str, list[str]] = {}
-    size: dict[str, int] = {}
-    for source in task.chosen:
-        for text, language in texts(source, task.key):
-            if size.get(language, 0) < MOST_REFERENCE:
-                by_language.setdefault(language, []).append(text)
-                size[language] = size.get(language, 0) + len(text)
+    size: Counter[str] = Counter()
+    read = (found for source in task.chosen for found in texts(source, task.key, task.extract))
+    for text, language in read:
+        if size[language] < MOST_REFERENCE:
+            by_language.setdefault(language, []).append(text)
+            size[language] += len(text)
+        if size.total() >= MOST_REFERENCES:
+            break
     found: dict[str, Calibrated] = {}
     for language, of_language in sorted(by_language.items()):
         if len(of_language) >= calibrate.FEWEST_DOCUMENTS:
@@ -173,11 +177,12 @@ def load_limits(path: Path) -> dict[str, Calibrated]:
         ) from None
 
 
-def texts(source: Source, key: str | None) -> Iterator[tuple[str, str]]:
+def texts(source: Source, key: str | None, within: Extract) -> Iterator[tuple[str, str]]:
     """The texts of a source as curation sees them, without personal data, and their languages."""
-    apart, secret = of_this_process(), inspectors.key_of(key)
+    apart, secret = of_this_process(within.seconds, within.memory_bytes), inspectors.key_of(key)
     taken = 0
-    for chunk in _chunks(sources.read(source)):
+    good = (record for record in sources.read(source, within.largest_bytes) if not record.reason)
+    for chunk in chunks(good):
         for outcome in apart.read_all(chunk):
             if outcome.extracted is not None and outcome.extracted.text:
                 language, _ = identify(outcome.extracted.text)
@@ -185,14 +190,3 @@ def texts(source: Source, key: str | None) -> Iterator[tuple[str, str]]:
                 taken += len(outcome.extracted.text.encode())
                 if source.limit_bytes is not None and taken >= source.limit_bytes:
                     return
-
-
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    chunk: list[Record] = []
-    for record in records:
-        if not record.reason:
-            chunk.append(record)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    yield chunk

@@ -102,8 +102,13 @@ def place(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        shutil.copyfile(source, target)
-        sync(target)
+        copy(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, and have it outlast a power cut."""
+    shutil.copyfile(source, target)
+    sync(target)
 
 
 def card_of(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ A task writes parts, so that its memory does not grow with what there is to read
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -33,7 +32,7 @@ from data_pipeline.curate.inspectors import Inspectors
 from data_pipeline.decontaminate.match import match
 from data_pipeline.document import Record
 from data_pipeline.duplicates import exact, minhash, ranks
-from data_pipeline.extract import Apart, Outcome, UnreadableError, decode, of_this_process, repair
+from data_pipeline.extract import Apart, Outcome, of_this_process
 from data_pipeline.harm import prohibited, toxicity, words
 from data_pipeline.private.found import KINDS
 from data_pipeline.private.scrub import scrub
@@ -48,9 +47,6 @@ DOCUMENTS = "documents.parquet"
 ROW_GROUP_BYTES = 8 * 2**20
 SHINGLING = minhash.Shingling()
 # Of JSON.
-_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|([bfnrt"/\\]))')
-_ESCAPED = dict(zip('bfnrt"/\\', '  \n\n\t"/\\', strict=True))
-_URL = re.compile(r'https?://[^\s"<>]+', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def _documents(task: Read, loaded: Inspectors) -> Iterator[Document]:
     """The documents of the piece, until `limit_bytes` of text came."""
     apart = of_this_process(task.how.extract_seconds, task.how.extract_memory)
     limit, taken = task.source.limit_bytes, 0
-    for chunk in _chunks(sources.records(task.piece, task.source, task.how.largest_bytes)):
+    for chunk in chunks(sources.records(task.piece, task.source, task.how.largest_bytes)):
         for record, outcome in zip(chunk, _outcomes(apart, chunk), strict=True):
             document = _document(record, outcome, loaded)
             if document is None:
@@ -166,22 +162,11 @@ def _document(record: Record, outcome: Outcome, loaded: Inspectors) -> Document 
 
 
 def _rejected(record: Record, reason: str, loaded: Inspectors) -> Document:
-    """A record that is no document, with what can be shown of it."""
-    text = _rejected_text(record) if record.reason else ""
-    language, _ = identify(text)
-    if any(loaded.is_prohibited(url, text, language) for url in (record.url, *_URL.findall(text))):
+    """A record that is no document: where it stood is enough to find it, and what it holds cannot be read well enough
+    to be sure that nothing in it must not be stored."""
+    if loaded.is_prohibited(record.url, "", UNKNOWN):
         return Document(Record("", "text", ""), "", prohibited.REASON)
-    return Document(_stated(record, loaded.key), scrub(text, key=loaded.key).text, reason)
-
-
-def _rejected_text(record: Record) -> str:
-    """The text of a record that its source rejected, a line of JSON most often. Its escapes could hide what must not be
-    stored."""
-    try:
-        text = record.content if isinstance(record.content, str) else decode(record.content)
-    except UnreadableError:
-        return ""
-    return repair(_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else _ESCAPED[escape[2]], text))
+    return Document(_stated(record, loaded.key), "", reason)
 
 
 def _stated(record: Record, key: bytes) -> Record:
@@ -214,7 +199,8 @@ def _scrubbed_again(text: str, key: bytes) -> str:
     return scrub(text, key=key).text
 
 
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+def chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Records some at a time, of a bounded number and size."""
     chunk: list[Record] = []
     size = 0
     for record in records:

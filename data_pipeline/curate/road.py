@@ -32,18 +32,20 @@ from data_pipeline.card.page import render
 from data_pipeline.card.tally import Tally
 from data_pipeline.curate import earlier, inputs, judging, limits, models, naming, publish, reading, settling, writing
 from data_pipeline.curate.inspectors import Files
-from data_pipeline.curate.publish import place, write_json, write_text
+from data_pipeline.curate.publish import copy, place, write_json, write_text
 from data_pipeline.curate.stages import Stages
 from data_pipeline.decontaminate.actions import Action
 from data_pipeline.decontaminate.certificate import Found, filled
 from data_pipeline.decontaminate.index import Index
 from data_pipeline.duplicates import lines, steps
+from data_pipeline.durable import sync
 from data_pipeline.engine import records
 from data_pipeline.engine.stage import Facts
 from data_pipeline.signals import gopher
 from data_pipeline.signals.calibrate import Calibrated
 from data_pipeline.signals.thresholds import Thresholds
 from data_pipeline.sources import label, origin
+from data_pipeline.tokenize_text import file_sha256
 
 _AT_ONCE = 16  # times `part_bytes` of text that a task of writing reads at most, however little of it is kept
 
@@ -58,9 +60,8 @@ class Models:
     quality: str | None
     toxicity: str | None
     reports: dict[str, Any]  # of the classifiers that were trained
-    trained: dict[str, Path]
     calibrated: dict[str, Calibrated]
-    calibrated_file: Path | None
+    files: dict[str, Path]  # of models and limits, by the names under which they are published
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def curate(
     for _, facts in written:
         tally.merge(Tally.from_json(facts["tally"]))
     values = tally.card_values()
+    values["duplicates"]["earlier"] = [Path(folder).name for folder in keys.duplicates.earlier]
     counts = values["counts"]
     if not counts["documents_kept"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
@@ -130,14 +132,13 @@ def curate(
         "counts": counts,
         "files": kept,
         "removed": _place(written, "removed", folder / "removed"),
+        "models": {name: file_sha256(file) for name, file in made.files.items()},
         "decontamination": certificate,
         "inputs": fingerprints,
         "config": config,
     }
-    if made.calibrated_file is not None:
-        place(made.calibrated_file, folder / models.CALIBRATED)
-    for name, file in made.trained.items():
-        place(file, folder / f"{name}.npz")
+    for name, file in made.files.items():
+        copy(file, folder / name)
     write_json(folder / "data_card.json", card)
     write_text(folder / "data_card.html", render(card))
     write_json(folder / "manifest.json", manifest)
@@ -149,52 +150,57 @@ def curate(
 
 def _models(keys: Curate, stages: Stages, benchmarks: models.Benchmarks | None, fingerprints: dict[str, Any]) -> Models:
     of_files = {key: value for key, value in fingerprints.items() if key[:7] != "sources"}
-    made_of = [FORMAT, version("gemcutter"), of_files]
-    index = certificate = calibrated_file = None
+    made_of: list[Any] = [FORMAT, version("gemcutter"), of_files, dataclasses.asdict(keys.extract)]
+    index = certificate = None
     if benchmarks is not None:
         depends = [made_of, dataclasses.asdict(keys.decontaminate)]
         [(folder, _)] = stages.do("benchmarks", depends, models.build_index, [benchmarks])
         index = folder / models.INDEX
         certificate = json.loads((folder / models.CERTIFICATE).read_text("utf-8"))
-    trained, reports = {}, {}
+    learned, reports, files = [], {}, {}
+    classifiers: dict[str, str | None] = {"quality": keys.quality.model, "toxicity": keys.toxicity.model}
     for task in _classifiers(keys):
-        depends = [made_of, task.name, _as_json(task.positive), _as_json(task.negative)]
+        depends = [made_of, task.name, _learned_from(task.positive), _learned_from(task.negative)]
         [(folder, _)] = stages.do(task.name, depends, models.train_classifier, [task])
-        trained[task.name] = folder / models.MODEL
+        learned.append(depends)
+        classifiers[task.name] = str(folder / models.MODEL)
+        files[f"{task.name}.npz"] = folder / models.MODEL
         reports[task.name] = json.loads((folder / models.REPORT).read_text("utf-8"))
     if keys.reference:
-        reference = models.Reference(keys.reference, keys.private.key_file)
-        depends = [made_of, _as_json(keys.reference)]
+        reference = models.Reference(keys.reference, keys.private.key_file, keys.extract)
+        depends = [made_of, _learned_from(keys.reference)]
         [(folder, _)] = stages.do("reference", depends, models.take_limits, [reference])
-        calibrated_file = folder / models.CALIBRATED
+        learned.append(depends)
+        files[models.CALIBRATED] = folder / models.CALIBRATED
     elif keys.calibrated is not None:
-        calibrated_file = Path(keys.calibrated).expanduser()
+        files[models.CALIBRATED] = Path(keys.calibrated)
     return Models(
-        made_of=[
-            made_of,
-            *map(
-                _as_json,
-                (keys.quality.good, keys.quality.bad, keys.toxicity.toxic, keys.toxicity.clean, keys.reference),
-            ),
-        ],
+        made_of=[made_of, learned],
         index=index,
         certificate=certificate,
-        quality=str(trained["quality"]) if "quality" in trained else keys.quality.model,
-        toxicity=str(trained["toxicity"]) if "toxicity" in trained else keys.toxicity.model,
+        quality=classifiers["quality"],
+        toxicity=classifiers["toxicity"],
         reports=reports,
-        trained=trained,
-        calibrated={} if calibrated_file is None else models.load_limits(calibrated_file),
-        calibrated_file=calibrated_file,
+        calibrated=models.load_limits(files[models.CALIBRATED]) if models.CALIBRATED in files else {},
+        files=files,
     )
 
 
 def _classifiers(keys: Curate) -> list[models.Classifier]:
     quality, toxicity, key = keys.quality, keys.toxicity, keys.private.key_file
     wanted = [
-        models.Classifier("quality", quality.good, quality.bad, False, key),
-        models.Classifier("toxicity", toxicity.toxic, toxicity.clean, True, key),
+        models.Classifier("quality", quality.good, quality.bad, False, key, keys.extract),
+        models.Classifier("toxicity", toxicity.toxic, toxicity.clean, True, key, keys.extract),
     ]
     return [task for task in wanted if task.positive]
+
+
+def _learned_from(chosen: Sequence[Source]) -> list[Any]:
+    """The same of sources that are read whole, of every kind."""
+    return [
+        (dataclasses.asdict(source), inputs.versions(source) or _pieces_as_json([*enumerate(sources.pieces(source))]))
+        for source in chosen
+    ]
 
 
 def _as_json(chosen: Sequence[Source]) -> list[Any]:
@@ -419,4 +425,5 @@ def _place(written: Sequence[tuple[Path, Facts]], kind: str, folder: Path) -> li
             name = f"part-{len(files):05d}.parquet"
             place(source / file["name"], folder / name)
             files.append({**file, "name": name})
+    sync(folder)
     return files

@@ -11,5 +11,4 @@ clusters  connected components of similar documents
 ranks     which of several documents is preferred
 survivors which document of a cluster stays
 lines     lines and paragraphs of many documents
-earlier   what a later curation must know of this one
 """

@@ -5,8 +5,9 @@ and accents; digits count as the same one. So a notice that is wrapped elsewhere
 fewer than `letters` letters is never counted: short lines repeat in good text, too. Ideographs count as three.
 
 What occurs in at least `documents` documents is cut out of all but the first of them, which keeps it: so what is worth
-reading (a well-known poem, a licence) is read once, and nothing vanishes from the corpus altogether. A document that
-would lose more than a share of its letters goes as a whole: what is left of it is no text that somebody wrote.
+reading (a well-known poem, a licence) is read once. It vanishes only where that first document goes after all, for what
+else is cut out of it. A document that would lose more than a share of its letters goes as a whole: what is left of it
+is no text that somebody wrote.
 
 Only documents that stay may be counted. Near-duplicates share all their lines: counted before they are gone, they
 would have them cut out of the survivor.

@@ -14,7 +14,7 @@ from typing import Any
 
 from conf.exits import DataError
 from conf.processes import deafen, end_with
-from data_pipeline.engine.stage import MOST_DEATHS
+from data_pipeline.engine.stage import MOST_DEATHS, shown
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Local:
                     deaths[number] += 1
                     if deaths[number] == MOST_DEATHS:
                         raise DataError(
-                            f"task {number} ({lost[0][1]}) killed {MOST_DEATHS} workers, most likely for want of "
+                            f"{shown(lost[0])} killed {MOST_DEATHS} workers, most likely for want of "
                             "memory: give the machine more, or take out what it reads"
                         ) from error
 

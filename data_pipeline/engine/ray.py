@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError, DataError
-from data_pipeline.engine.stage import MOST_DEATHS
+from data_pipeline.engine.stage import MOST_DEATHS, shown
 
 _ROOMS = ("conf", "data_pipeline")
 _ANSWER_SECONDS = 10.0
@@ -122,11 +122,11 @@ def _result(ray: Any, reference: Any, task: tuple[int, Any]) -> int:
         ray.exceptions.OutOfMemoryError,
     ) as error:
         raise DataError(
-            f"task {task[0]} ({task[1]}) ended {MOST_DEATHS} Ray workers or nodes, most likely for want of memory "
+            f"{shown(task)} ended {MOST_DEATHS} Ray workers or nodes, most likely for want of memory "
             f"({type(error).__name__}): give them more, or take out what it reads"
         ) from error
     except ray.exceptions.RayError as error:
         raise DataError(
-            f"task {task[0]} ({task[1]}) was not done, as Ray failed ({type(error).__name__}: {error}): look into its "
+            f"{shown(task)} was not done, as Ray failed ({type(error).__name__}: {error}): look into its "
             "logs, then start again"
         ) from error

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import shutil
+import textwrap
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ Task = TypeVar("Task")
 Facts = dict[str, Any]
 
 MOST_DEATHS = 3  # of workers that did the same task: it is not tried again
+_SHOWN = 300  # characters of the description of a task
 _FACTS = "facts.json"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -42,6 +44,11 @@ class Stage(Generic[Task]):
     name: str
     work: Callable[[Task, Path], Facts]
     tasks: Sequence[Task]
+
+
+def shown(task: tuple[int, Any]) -> str:
+    """A task in messages: its number and how its description begins, which may be long."""
+    return f"task {task[0]} ({textwrap.shorten(str(task[1]), _SHOWN)})"
 
 
 class Engine(Protocol):

@@ -28,7 +28,8 @@ def repair(text: str) -> str:
     if NOT_PLAIN.search(text):  # one scan for the many texts that need none of this
         text = ASCII_CONTROLS.sub("", LINE_ENDS.sub("\n", TERMINAL_ESCAPES.sub("", text)))
     if not text.isascii():
-        if _needs_repair(text):
+        # ftfy's search for signs of trouble is slow: it is spared the lines that cannot hold any.
+        if _needs_repair("\n".join(line for line in text.split("\n") if not line.isascii())):
             text = "\n".join(_repair_line(line) for line in text.split("\n"))
         text = SURROGATE_PAIRS.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
         text = NOT_CHARACTERS.sub("", text)
@@ -36,8 +37,7 @@ def repair(text: str) -> str:
 
 
 def _needs_repair(text: str) -> bool:
-    """Whether ftfy might change anything, which is slow to find that out line by line: a line is left alone where the
-    whole text is."""
+    """Whether ftfy might change anything in a line, or in any of several."""
     from ftfy.badness import is_bad
 
     return is_bad(text) or UNUSUAL.search(text) is not None

@@ -43,10 +43,6 @@ class Scrubbed:
         """How many items were replaced."""
         return sum(self.counts.values())
 
-    def reason(self, most_items: int | None) -> str:
-        """`private_items` where the document held more items than it may; "" where not, or where no limit is set."""
-        return "private_items" if most_items is not None and self.items > most_items else ""
-
 
 def scrub(text: str, language: str = "", key: bytes = b"") -> Scrubbed:
     """Replace each item by a placeholder such as `<EMAIL>`, or with a key by a pseudonym such as `<EMAIL-3f9a12bc>`.

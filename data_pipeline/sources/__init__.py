@@ -44,10 +44,10 @@ def records(piece: Piece, source: Source, largest: int = LARGEST) -> Iterator[Re
             yield from python_env.records([one])
 
 
-def read(source: Source) -> Iterator[Record]:
+def read(source: Source, largest: int = LARGEST) -> Iterator[Record]:
     """Every record of a source. Raises ConfigError or DataError."""
     for piece in pieces(source):
-        yield from records(piece, source)
+        yield from records(piece, source, largest)
 
 
 def label(source: Source) -> str:

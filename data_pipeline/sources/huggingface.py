@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from conf.exits import ConfigError, DataError
@@ -14,16 +18,21 @@ from data_pipeline.sources.rows import no_text_field, record_of_row
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of a dataset, by its place among all pieces: what the library itself cuts, most often a file each."""
+    """A piece of a dataset, by its place among all pieces: what the library itself cuts, most often a file each.
+
+    revision   commit of the Hub, of a dataset there; of a folder, a digest of the names, sizes and times of its files
+    """
 
     number: int
     of: int
+    revision: str
 
 
 def pieces(source: Source) -> list[Shard]:
     """The shards of the dataset. Raises ConfigError where dataset, configuration or split do not exist."""
-    count = _opened(source).num_shards
-    return [Shard(number, count) for number in range(count)]
+    revision = _revision(source)
+    count = _opened(source, revision).num_shards
+    return [Shard(number, count, revision) for number in range(count)]
 
 
 def records(shard: Shard, source: Source) -> Iterator[Record]:
@@ -31,7 +40,7 @@ def records(shard: Shard, source: Source) -> Iterator[Record]:
 
     Raises ConfigError where the text field does not exist, DataError where rows cannot be read.
     """
-    rows = _opened(source)
+    rows = _opened(source, shard.revision)
     place, name = _place(source), shown(source.dataset)
     if shard.of > 1:
         rows = rows.shard(shard.of, shard.number)
@@ -61,12 +70,29 @@ def _place(source: Source) -> str:
     return f"{source.dataset} (config={source.config}, split={source.split})"
 
 
-def _opened(source: Source) -> Any:
+def _revision(source: Source) -> str:
+    """What tells that the dataset is the same; "" where that cannot be known without a connection."""
+    folder = Path(source.dataset).expanduser()
+    if folder.is_dir():
+        files = [(path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*"))]
+        seen = [(name, found.st_size, found.st_mtime_ns) for name, found in files if not stat.S_ISDIR(found.st_mode)]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+    require("datasets")
+    import huggingface_hub
+
+    try:
+        return str(huggingface_hub.HfApi().dataset_info(source.dataset).sha)
+    except (OSError, ValueError):  # whether it can be opened at all is asked next
+        return ""
+
+
+def _opened(source: Source, revision: str) -> Any:
     require("datasets")
     import datasets
 
+    commit = None if Path(source.dataset).expanduser().is_dir() else revision or None
     try:
-        return datasets.load_dataset(source.dataset, source.config, split=source.split, streaming=True)
+        return datasets.load_dataset(source.dataset, source.config, split=source.split, streaming=True, revision=commit)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"curate.sources: the dataset {_place(source)} cannot be opened: {error}. Check dataset, config and split, "

@@ -33,12 +33,14 @@ LONGEST_LICENSE_NAME = 64  # characters; longer fields hold the licence's text
 
 @dataclass(frozen=True)
 class File:
-    """An installed file, its name on every machine, and the licence of what it belongs to."""
+    """An installed file, its name on every machine, the licence of what it belongs to, and its size and time of change
+    (ns) when it was listed."""
 
     path: str
     locator: str
     form: Form
     license: str
+    version: tuple[int, int]
 
 
 def pieces() -> list[tuple[File, ...]]:
@@ -70,7 +72,9 @@ def _listed(prefix: str, root: Path, owners: dict[str, str]) -> Iterator[File]:
         relative = path.relative_to(root)
         form = "metadata" if path.name == "METADATA" else FORMS[path.suffix]
         locator = f"python:{prefix}/{os.fsencode(relative.as_posix()).decode(errors='replace')}"
-        yield File(str(path), locator, form, owners.get(relative.parts[0], default))
+        seen = path.stat()
+        version = seen.st_size, seen.st_mtime_ns
+        yield File(str(path), locator, form, owners.get(relative.parts[0], default), version)
 
 
 def _files(folder: Path) -> Iterator[Path]:

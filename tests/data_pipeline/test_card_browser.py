@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 
 from data_pipeline.card.page import render
 from data_pipeline.card.tally import Tally
-from tests import browser
 from tests.browser import Browser
 from tests.data_pipeline import invented_card
 from tests.data_pipeline.invented_card import row
@@ -33,14 +31,6 @@ RAGGED = """
 }).length
 """
 SCROLLING = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if (chromium := browser.executable()) is None:
-        pytest.skip("there is no chromium, and only root can install it: apt-get install chromium")
-    with browser.browser(chromium, tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

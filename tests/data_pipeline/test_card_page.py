@@ -129,7 +129,7 @@ def test_it_shows_the_counts(page: Page, card: dict[str, Any]) -> None:
     assert {score: number(count) for score, count in card["quality"].items()}.items() <= quality.items()
     clusters = page.tables["Kept documents by how many they stand for"][1:]
     assert [cells[2] for cells in clusters] == [number(count) for count in card["duplicates"]["clusters"].values()]
-    items = {cells[0]: cells[1:3] for cells in page.tables["Items replaced in the kept text"][1:]}
+    items = {cells[0]: cells[1:3] for cells in page.tables["Items replaced in kept documents"][1:]}
     for kind in KINDS:
         documents = card["scrubbed_documents"][kind]
         assert items[SCRUBBED[kind]] == [number(counts["scrubbed"][kind]), number(documents)]

@@ -92,7 +92,7 @@ def test_every_document_is_kept_or_removed_with_its_reason(job: Job) -> None:
         ("numbers", "language_uncertain"),
     ]
     assert removed[5]["reason"] == "broken_record"
-    assert removed[5]["text"] == '{"text": "torn'
+    assert removed[5]["text"] == ""  # it cannot be read well enough to be sure what it holds
     assert summary["documents_in"] == 11 == len(kept) + len(removed)
     assert summary["documents_kept"] == 5 == len(kept)
     assert sum(summary["dropped"].values()) == 6

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.duplicates import clusters, earlier, exact, lines, minhash, pairs, ranks, sketches, survivors
+from data_pipeline.duplicates import clusters, exact, lines, minhash, pairs, ranks, sketches, survivors
 from data_pipeline.duplicates.minhash import Shingling
 from data_pipeline.engine import records
 from data_pipeline.engine.local import Local
@@ -471,30 +471,6 @@ def test_the_order_of_documents_changes_nothing_but_their_numbers(tmp_path: Path
 
 
 # Earlier curations.
-
-
-def test_a_second_crawl_finds_what_both_together_would_have_found(tmp_path: Path) -> None:
-    texts = corpus(15)
-    old, new = texts[: len(texts) // 2], texts[len(texts) // 2 :]
-    first_new = 5 << 32
-    # Earlier documents are preferred, as in a curation of both they are for their quality.
-    both = find(Quick(tmp_path / "both"), spread(old, 5, [1.0] * len(old)) + spread(new, 3, None, 5))
-
-    crawl = Quick(tmp_path / "first")
-    first = find(crawl, spread(old, 5, [1.0] * len(old)))
-    handed = crawl("hand", earlier.hand, [earlier.Hand(folder, first.removed) for folder in first.folders])
-    second = find(
-        Quick(tmp_path / "second"),
-        spread(new, 3, None, 5),
-        earlier=[folder for folder, _ in handed],
-        first_new=first_new,
-    )
-    # A text that equals one that the first crawl lost to a similar one is equal in one case, similar in the other.
-    gone_now = second.survivor_of | second.exact
-    assert gone_now.keys() == {goes for goes in both.survivor_of | both.exact if goes >= first_new}
-    assert first.survivor_of == {goes: stays for goes, stays in both.survivor_of.items() if goes < first_new}
-    assert any(stays < first_new for stays in second.survivor_of.values())
-    assert any(stays < first_new for stays in second.exact.values())
 
 
 def test_earlier_documents_stay_however_similar_they_are(tmp_path: Path) -> None:

@@ -8,17 +8,31 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import ftfy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.document import Record
 from data_pipeline.extract import UnreadableError, decode, docstrings, extract, html, long_description, read, repair
+from data_pipeline.extract.repair import NOT_CHARACTERS, NOT_PLAIN
 from data_pipeline.sources import formats
 
 
 def test_mojibake_is_repaired() -> None:
     assert repair("Le cafÃ© dâ€™Ã©tÃ© est fermÃ©.") == "Le café d’été est fermé."
+
+
+ODD = st.sampled_from(["cafÃ©", "â€™", "\x85", "\u2028", "\u206a", "\ufeff", "œ\n", "水", "№", "Ð¿Ñ€", "a", " ", "\n"])
+
+
+@given(st.lists(ODD | st.text(max_size=4), max_size=9).map("".join))
+def test_no_line_is_spared_that_the_repair_would_change(text: str) -> None:
+    """What is skipped to save time is what ftfy leaves alone, line by line."""
+    plain = NOT_PLAIN.sub("", text)  # of which ours takes care itself
+    keys = {"unescape_html": False, "fix_latin_ligatures": False, "fix_character_width": False, "uncurl_quotes": False}
+    by_line = "\n".join(ftfy.fix_text(line, normalization=None, **keys) for line in plain.split("\n"))  # type: ignore[arg-type]
+    assert repair(plain) == NOT_CHARACTERS.sub("", by_line).strip()
 
 
 @pytest.mark.parametrize(

@@ -399,7 +399,6 @@ def test_items_are_counted_by_kind() -> None:
     scrubbed = scrub("ann@mail.org and bob@mail.org, +49 30 12345678, https://ann:hunter2@host.example/")
     assert scrubbed.counts == {"email": 2, "phone": 1, "credentials": 1}
     assert scrubbed.items == 4
-    assert [scrubbed.reason(most) for most in (None, 4, 3)] == ["", "", "private_items"]
     assert set(scrubbed.counts) <= set(KINDS) == set(MAKERS)
 
 
