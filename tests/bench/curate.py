@@ -1,9 +1,12 @@
 """Curation against others, part by part; `--part NAME` runs one, all without.
 
-    rules   Gopher's rules of quality and repetition, FineWeb's and C4's: characters per second of one core, ours
-            against datatrove's chain of the same, on the same English documents of the corpus
+    rules      Gopher's rules of quality and repetition, FineWeb's and C4's: characters per second of one core, ours
+               against datatrove's chain of the same, on the same English documents of the corpus
+    pipeline   the whole job over the corpus, and again with other limits (`whole.py`)
+    scaling    the whole job over 1, 4 and 16 perturbed copies of documents (`whole.py`)
+    memory     the whole job over input that is made to hurt (`hostile.py`)
 
-Contestants and rounds are as `rounds.py` has them. Figures are medians of the rounds. Texts are
+In `rules` contestants and rounds are as `rounds.py` has them. Figures are medians of the rounds. Texts are
 in memory: what is measured is the work per character, neither disk nor start. What a contestant drops at its first
 filter is not shown to its others, as in a pipeline; ours counts every signal of every document all the same.
 

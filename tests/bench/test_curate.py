@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -167,7 +168,9 @@ def test_scaling_compares_jobs_beyond_their_start(
 ) -> None:
     seen: list[int] = []
 
-    def job(folder: Path, name: str, paths: Sequence[Path], workers: int, *more: str) -> whole.Curation:
+    def job(
+        folder: Path, name: str, paths: Sequence[Path], workers: int, *more: str, thresholds: dict[str, Any]
+    ) -> whole.Curation:
         """Five seconds to start, and a power of the documents."""
         texts = [json.loads(line)["text"] for file in paths[0].parent.iterdir() for line in file.open()]
         seen.append(len(texts))
