@@ -133,7 +133,7 @@ class Curate:
     previous: Optional[str] = key(None, "folder of the version before, to which the data card compares this one")
     part_bytes: int = key(128 * 2**20, "UTF-8 bytes of text per Parquet part")
     slice_bytes: int = key(
-        256 * 2**20, "bytes that a task reads of files that can be cut, and so what a lost worker costs"
+        64 * 2**20, "bytes that a task reads of files that can be cut, and so what a lost worker costs"
     )
     engine: str = key("local", "local (processes of this machine) or ray (an existing cluster)")
     workers: int = key(1, "local: processes; output bytes do not depend on it")

@@ -37,9 +37,10 @@ from data_pipeline.curate.stages import Stages
 from data_pipeline.decontaminate.actions import Action
 from data_pipeline.decontaminate.certificate import Found, filled
 from data_pipeline.decontaminate.index import Index
-from data_pipeline.duplicates import lines, steps
+from data_pipeline.duplicates import lines, merged, steps
 from data_pipeline.durable import sync
 from data_pipeline.engine import records
+from data_pipeline.engine.records import Do
 from data_pipeline.engine.stage import Facts
 from data_pipeline.signals import gopher
 from data_pipeline.signals.calibrate import Calibrated
@@ -346,17 +347,25 @@ def _settle(
     def do(name: str, work: Any, tasks: Sequence[Any]) -> list[tuple[Path, Facts]]:
         return stages.do(name, depends, work, tasks)
 
-    equal = steps.equal(folders, gone, first_new, do)
+    folders, gone = merged.few(folders, do), records.few("gone", gone, do)
+    equal = _few(steps.equal(folders, gone, first_new, do), "equal", do)
     similar = None
     if keys.duplicates.similarity is not None:
         sketch, least = reading.SHINGLING.sketch, keys.duplicates.similarity
         similar = steps.similar(folders, [*gone, *equal.removed], first_new, sketch, least, do)
+        similar = _few(similar, "similar", do)
     lines_too = keys.duplicates.repeated_in is not None
     settle = [
         settling.Settle(part.folder, part.first, of_part, equal, similar, lines_too)
         for part, (of_part, _) in zip(parts, judged, strict=True)
     ]
     return do("settle", settling.settle, settle), depends
+
+
+def _few(found: steps.Found, name: str, do: Do) -> steps.Found:
+    """What was found, in few files: each part is settled by all of them."""
+    removed = records.few(f"{name}-removed", found.removed, do)
+    return steps.Found(removed, records.few(f"{name}-kept", found.kept, do))
 
 
 def _earlier_parts(keys: Curate) -> list[tuple[str, str]]:
@@ -379,14 +388,19 @@ def _write(
     settled: Sequence[tuple[Path, Facts]],
     depends: Any,
 ) -> list[tuple[Path, Facts]]:
+    def do(name: str, work: Any, tasks: Sequence[Any]) -> list[tuple[Path, Facts]]:
+        return stages.do(name, depends, work, tasks)
+
     common: list[Path] = []
     if (least := keys.duplicates.repeated_in) is not None:
-        files = [folder / lines.FILE for folder, _ in settled]
+        files = records.few("lines", [folder / lines.FILE for folder, _ in settled], do)
         counts = [lines.Count(files, least, *bounds) for bounds in _ranges(files)]
-        common = [folder / lines.COMMON_FILE for folder, _ in stages.do("common", depends, lines.count, counts)]
-    files = [folder / naming.NAMES for folder, _ in judged]
+        found = [folder / lines.COMMON_FILE for folder, _ in do("common", lines.count, counts)]
+        common = records.few("common-merged", found, do)
+    files = records.few("names-merged", [folder / naming.NAMES for folder, _ in judged], do)
     names = [naming.Repeats(files, *bounds) for bounds in _ranges(files)]
-    repeats = [folder / naming.REPEATS for folder, _ in stages.do("names", depends, naming.repeats, names)]
+    found = [folder / naming.REPEATS for folder, _ in do("names", naming.repeats, names)]
+    repeats = records.few("repeats", found, do)
     action = cast(Action, keys.decontaminate.action)
     tasks = [
         writing.Write(run, common, repeats, action, keys.part_bytes)

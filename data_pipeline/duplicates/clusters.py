@@ -13,7 +13,7 @@ An edge is a record of two documents; its key is the larger, or either of them w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,10 +24,9 @@ from numba import njit
 
 from data_pipeline.duplicates.pairs import EDGE, FILE, distinct
 from data_pipeline.engine import records
+from data_pipeline.engine.records import Do
 
 Array: TypeAlias = npt.NDArray[Any]
-# Does the tasks of a stage of that name; returns the folder of each and its facts.
-Do: TypeAlias = Callable[[str, Callable[[Any, Path], dict[str, Any]], Sequence[Any]], list[tuple[Path, dict[str, Any]]]]
 
 MEMBER = np.dtype([("key", np.uint64), ("document", np.uint64), ("other", np.uint64)])
 MEMBERS = "members.npy"

@@ -25,6 +25,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 ENTRY = np.dtype([("key", np.uint64), ("first", np.uint64), ("count", np.uint32), ("whole", np.uint32)])
 ENTRIES, VALUES = "sketched.npy", "sketches.npy"
+_AT_ONCE = 1 << 22  # values that are copied
 _OPEN = 200  # folders, of two files each; systems allow a process 1,024
 
 
@@ -44,6 +45,24 @@ def write(folder: Path, entries: Sequence[records.Records], values: Sequence[npt
     """Write sketches."""
     records.write(folder / ENTRIES, np.concatenate([np.empty(0, ENTRY), *entries]))
     records.save(folder / VALUES, np.concatenate(values))
+
+
+def join(folders: Sequence[Path], folder: Path) -> None:
+    """Write the sketches of several folders, whose documents ascend from one to the next."""
+    entries, size = [], 0
+    for one in folders:
+        entry = np.load(one / ENTRIES, allow_pickle=False)
+        entry["first"] += np.uint64(size)
+        entries.append(entry)
+        size += _load(one / VALUES).size
+    records.write(folder / ENTRIES, np.concatenate(entries))
+    with (folder / VALUES).open("wb") as file:
+        header = {"descr": "<u4", "fortran_order": False, "shape": (size,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for one in folders:
+            values = _load(one / VALUES)
+            for at in range(0, values.size, _AT_ONCE):
+                file.write(values[at : at + _AT_ONCE].tobytes())
 
 
 class Stored:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.duplicates import clusters, exact, pairs, survivors
-from data_pipeline.duplicates.clusters import Do
 from data_pipeline.duplicates.minhash import FILE as BANDS_FILE
 from data_pipeline.engine import records
+from data_pipeline.engine.records import Do
 
 RANGE_BYTES = 64 * 2**20  # steps hold up to 20 times as much, where all edges of a range change
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -20,7 +21,12 @@ from numba import njit
 
 Records: TypeAlias = npt.NDArray[Any]  # structured, with a field `key` of u64
 
+# Does the tasks of a stage of that name; returns the folder of each and its facts.
+Do: TypeAlias = Callable[[str, Callable[[Any, Path], dict[str, Any]], Sequence[Any]], list[tuple[Path, dict[str, Any]]]]
+
 RANGE_BYTES = 256 * 2**20  # of records that a task holds at once
+MANY = 128  # files: more of them are merged before many tasks read them
+_MERGED_BYTES = 32 * 2**20  # that a merge holds at once, or a few times as many
 _KEYS = 2**64
 _SAMPLES = 32  # keys that are looked at for each range
 
@@ -103,6 +109,41 @@ def begins(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
     is_first = np.ones(keys.size, np.bool_)
     is_first[1:] = keys[1:] != keys[:-1]
     return np.flatnonzero(is_first)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Task: several files as one, of the name that each has."""
+
+    paths: Sequence[Path]
+
+
+def merge(task: Merge, folder: Path) -> dict[str, Any]:
+    """Write the records of all files, sorted by key; those of one key in the order of the files."""
+    return {"records": merge_into(task.paths, folder / task.paths[0].name)}
+
+
+def merge_into(paths: Sequence[Path], target: Path) -> int:
+    """See `merge`. Holds a range of keys at a time; returns how many records there are."""
+    stored = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+    count, dtype = sum(map(len, stored)), stored[0].dtype
+    with target.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for first, stop in balanced(paths, _MERGED_BYTES):
+            file.write(read(paths, first, stop, dtype).tobytes())
+    return count
+
+
+def few(name: str, paths: Sequence[Path], do: Do) -> list[Path]:
+    """The files, or where there are many, fewer with the same records: a task over a range of keys opens them all.
+
+    `name` is that of the stage which then merges them.
+    """
+    if len(paths) <= MANY:
+        return [*paths]
+    tasks = [Merge(paths[first : first + MANY]) for first in range(0, len(paths), MANY)]
+    return [folder / paths[0].name for folder, _ in do(name, merge, tasks)]
 
 
 @njit(cache=True)

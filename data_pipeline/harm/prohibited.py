@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -92,8 +92,9 @@ class Lexicon:
     def holds(self, text: str) -> bool:
         """Whether a word for a minor stands within `near` words of a sexual one."""
         text = _normal(text)
-        if not self._minors.may_be_in(text):
-            return False
+        return self._minors.may_be_in(text) and any(map(self._within, _blocks(text)))
+
+    def _within(self, text: str) -> bool:
         words = _words(text)
         minors = self._minors.places(words)
         if not minors:
@@ -158,12 +159,24 @@ class _Terms:
         return sorted(found)
 
 
+_BLOCK, _OVERLAP, _LONGEST_WORD = 1 << 20, 1 << 13, 1 << 10  # characters
 _HASHED_WORDS = (1, 2, 3)  # words of a term that is given as a digest: more would be many digests a text
 
 
 @lru_cache(1 << 16)
 def _hash(gram: str) -> str:
     return hashlib.sha256(gram.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """A text in pieces that overlap by more than what is looked for, as its words take many times its memory."""
+    start = 0
+    while True:
+        yield text[start : start + _BLOCK]
+        start += _BLOCK - _OVERLAP
+        if start + _OVERLAP >= len(text):
+            return
+        start = max(start, text.find(" ", start, start + _LONGEST_WORD))  # not within a word
 
 
 def _tokens(text: str) -> list[str]:

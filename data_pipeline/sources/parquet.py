@@ -70,13 +70,18 @@ def _records(slice: Slice, text_field: str, largest: int) -> Iterator[Record]:
         for number in range(slice.begin, slice.end):
             group = file.metadata.row_group(number)
             rows = first
+            if group.num_rows == 1 and _bytes(group, text_field) > largest:
+                yield too_large(f"{slice.locator}#{rows + 1}")  # unread: pyarrow holds a cell several times
+                first += 1
+                continue
             # As many rows as fill a batch, for rows of equal size: a row group is in memory once, whatever is in it.
             batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
             try:
                 for batch in file.iter_batches(batch_size=batch_rows, row_groups=[number], columns=columns):
-                    for row in range(batch.num_rows):
+                    for row, size in enumerate(_sizes(batch.column(text_field))):
                         rows += 1
-                        yield _record(batch, row, f"{slice.locator}#{rows}", text_field, largest)
+                        place = f"{slice.locator}#{rows}"
+                        yield too_large(place) if size > largest else _record(batch, row, place, text_field)
             except (pa.ArrowException, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # the disk's trouble, not the file's
@@ -84,10 +89,27 @@ def _records(slice: Slice, text_field: str, largest: int) -> Iterator[Record]:
             first += group.num_rows
 
 
-def _record(batch: Any, row: int, place: str, text_field: str, largest: int) -> Record:
-    cell = batch.column(text_field)[row]
-    if cell.is_valid and len(cell.as_buffer() if hasattr(cell, "as_buffer") else "") > largest:
-        return too_large(place)
+def _bytes(group: Any, name: str) -> int:
+    """Of a column in a row group, before compression."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == name)
+
+
+def _sizes(column: Any) -> list[int]:
+    """UTF-8 bytes of each text; 0 where there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_null(column.type):
+        return [0] * len(column)
+    if pa.types.is_dictionary(column.type):
+        return [
+            0 if size is None else size for size in pc.binary_length(column.dictionary).take(column.indices).to_pylist()
+        ]
+    return list(pc.fill_null(pc.binary_length(column), 0).to_pylist())
+
+
+def _record(batch: Any, row: int, place: str, text_field: str) -> Record:
     try:
         values = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
     except UnicodeDecodeError:

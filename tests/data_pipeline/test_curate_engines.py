@@ -15,6 +15,8 @@ import pytest
 from conf.schema import Job
 from data_pipeline.curate import curate, reading
 from data_pipeline.curate import job as curation
+from data_pipeline.duplicates import steps
+from data_pipeline.engine import records
 from tests.data_pipeline import curate_tasks
 from tests.data_pipeline.invented_collection import collect, digests, job_of, rows
 
@@ -64,6 +66,20 @@ def test_the_collection_holds_what_the_other_tests_are_about(undisturbed: Undist
     assert len(set(ids)) == len(ids)
     assert any("<EMAIL-" in row["text"] for row in kept)
     assert 30_000 <= manifest["counts"]["sources"]["limited"]["bytes_in"] < 31_500
+
+
+def test_where_many_parts_are_merged_no_byte_changes(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of fewer files with the same records the same is found, whatever range of keys a task has."""
+    monkeypatch.setattr(records, "MANY", 2)
+    monkeypatch.setattr(records, "_MERGED_BYTES", 1 << 10)
+    monkeypatch.setattr(steps.equal, "__defaults__", (1 << 10,))
+    monkeypatch.setattr(steps.similar, "__defaults__", (1 << 9,))
+    curate(undisturbed.job(tmp_path / "out"))
+    assert digests(tmp_path / "out") == undisturbed.digests
+    stages = {path.name.rpartition("-")[0] for path in (tmp_path / "work").iterdir() if path.is_dir()}
+    assert {"merge", "gone", "lines", "names-merged", "equal-removed", "similar-removed"} <= stages
 
 
 class Shuffled:

@@ -245,6 +245,26 @@ def test_ranges_hold_every_record_once_and_in_order(tmp_path_factory, files, mos
 
 
 @settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        hnp.arrays(PAIR, st.integers(0, 30), elements=st.tuples(st.integers(0, 20), st.integers(0, 9))), min_size=1
+    ),
+    st.sampled_from([64, 2**20]),
+)
+def test_merged_files_are_read_as_the_many_were(tmp_path_factory, files, at_once) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("records")
+    paths = [folder / str(number) / "a.npy" for number in range(len(files))]
+    for path, one in zip(paths, files, strict=True):
+        path.parent.mkdir()
+        records.write(path, one)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_MERGED_BYTES", at_once)
+        assert records.merge(records.Merge(paths), folder) == {"records": sum(map(len, files))}
+    assert np.array_equal(np.load(folder / "a.npy"), records.read(paths, 0, 2**64, PAIR))
+    assert np.array_equal(records.read([folder / "a.npy"], 3, 9, PAIR), records.read(paths, 3, 9, PAIR))
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 500), max_size=300), max_size=4), st.sampled_from([512, 2048, 2**20]))
 def test_balanced_ranges_are_of_about_one_size_however_keys_fall(tmp_path_factory, files, most) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("records")

@@ -171,6 +171,17 @@ def test_the_two_lexicons_meet_within_some_words(text: str, held: bool, hashed: 
     assert Lexicon(minors, sexual, near=4).holds(text) is held
 
 
+@pytest.mark.parametrize("before", ["x " * 6, "沐" * 11, "x" * 13 + " "])
+def test_long_texts_are_gone_through_in_pieces_that_lose_nothing(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    """Nor do they find what a cut would make: `stepsapling` is no sapling."""
+    for name, characters in (("_BLOCK", 64), ("_OVERLAP", 40), ("_LONGEST_WORD", 16)):
+        monkeypatch.setattr(prohibited, name, characters)
+    lexicon = Lexicon(MINORS, SEXUAL, near=4)
+    for shift in range(80):
+        assert lexicon.holds(before * 9 + " " + "y " * shift + "axe x x sapling " + before * 9)
+        assert not lexicon.holds(before * 9 + " " + "y " * shift + "axe x x stepsapling x axe " + before * 9)
+
+
 def test_a_document_is_prohibited_by_lexicon_or_list() -> None:
     lexicon, listed = Lexicon(MINORS, SEXUAL), BlockList(["bad.example"])
     assert is_prohibited("", "axe and sapling", lexicon, BlockList(()))

@@ -195,6 +195,8 @@ def test_a_document_that_is_too_large_is_counted_and_not_read(tmp_path: Path) ->
     assert reasons(tmp_path / "a.txt", size) == [("f", "too_large")]
     (tmp_path / "a.parquet").write_bytes(parquet(["a", large, "b"], 10))
     assert reasons(tmp_path / "a.parquet", size) == [("f#1", ""), ("f#2", "too_large"), ("f#3", "")]
+    (tmp_path / "b.parquet").write_bytes(parquet(["a", large, "b"], 1))  # a row group each
+    assert reasons(tmp_path / "b.parquet", size) == [("f#1", ""), ("f#2", "too_large"), ("f#3", "")]
     bomb = page(1, gzip.compress(large.encode()), "Content-Encoding: gzip\r\n")
     (tmp_path / "a.warc").write_bytes(PAGES[0] + bomb + page(2, large.encode()) + PAGES[3])
     assert [reason for _, reason in reasons(tmp_path / "a.warc", size)] == ["", "too_large", "too_large", ""]
