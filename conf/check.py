@@ -66,6 +66,7 @@ XLA_ATTENTION = ("auto", "reference", "splash")
 LONGEST_NAME, LONGEST_RUN_ID = 100, 128  # a name gets nine characters more as a run id, and a suffix in a sweep
 _SAME_STORE = {"gcs": "gs", "s3a": "s3"}  # other names of a protocol
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_LANGUAGE = re.compile("[a-z]{2,3}")
 _ENDPOINT = re.compile(r"[A-Za-z0-9_.-]+:([0-9]{1,5})")
 
 
@@ -137,6 +138,12 @@ def _check_curate(job: Job) -> list[str]:
             elif source.kind == "huggingface" and not source.dataset:
                 problems.append(f"{path}[{index}].dataset is empty: name a dataset or a local dataset folder")
     curate = job.curate
+    others = [language for language in curate.thresholds if language != "*"]
+    for path, codes in (("curate.languages", curate.languages), ("curate.thresholds", others)):
+        if wrong := [str(code) for code in codes if not _LANGUAGE.fullmatch(str(code))]:
+            problems.append(
+                f"{path} names {', '.join(wrong)}: languages are ISO 639 codes in small letters, such as en"
+            )
     if (least := curate.duplicates.repeated_in) is not None and least < 2:
         problems.append(
             f"curate.duplicates.repeated_in={least} must be 2 or more, or null: one document repeats nothing"

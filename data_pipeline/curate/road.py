@@ -48,6 +48,7 @@ from data_pipeline.signals.thresholds import Thresholds
 from data_pipeline.sources import label, origin
 from data_pipeline.tokenize_text import file_sha256
 
+FIRST_NEW = 1 << 20  # task: those before it are of parts of earlier text, so that naming some moves no number
 _AT_ONCE = 16  # times `part_bytes` of text that a task of writing reads at most, however little of it is kept
 
 
@@ -150,11 +151,11 @@ def curate(
 
 
 def _models(keys: Curate, stages: Stages, benchmarks: models.Benchmarks | None, fingerprints: dict[str, Any]) -> Models:
-    of_files = {key: value for key, value in fingerprints.items() if key[:7] != "sources"}
+    of_files = {key: value for key, value in fingerprints.items() if not key.startswith(("sources", "duplicates"))}
     made_of: list[Any] = [FORMAT, version("gemcutter"), of_files, dataclasses.asdict(keys.extract)]
     index = certificate = None
     if benchmarks is not None:
-        depends = [made_of, dataclasses.asdict(keys.decontaminate)]
+        depends = [made_of, keys.decontaminate.action]
         [(folder, _)] = stages.do("benchmarks", depends, models.build_index, [benchmarks])
         index = folder / models.INDEX
         certificate = json.loads((folder / models.CERTIFICATE).read_text("utf-8"))
@@ -214,7 +215,6 @@ def _as_json(chosen: Sequence[Source]) -> list[Any]:
 
 def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
     """All parts in order, and what they depend on. Raises DataError where a source gives no document."""
-    first = _earlier_parts(keys)
     chosen = _as_json(keys.sources)
     pieces = [(n, piece) for n, source in enumerate(keys.sources) for piece in sources.pieces(source, keys.slice_bytes)]
     how = reading.How(
@@ -235,12 +235,11 @@ def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
         stop_words=gopher.STOP_WORDS | {language: one.stop_words for language, one in made.calibrated.items()},
     )
     tasks = [
-        reading.Read(len(first) + number, keys.sources[n], n, piece, how) for number, (n, piece) in enumerate(pieces)
+        reading.Read(FIRST_NEW + number, keys.sources[n], n, piece, how) for number, (n, piece) in enumerate(pieces)
     ]
     # Not the limits among the keys, which are held against what was measured: and what files hold is in `made_of`.
     depends = [
-        made.made_of, len(first), chosen, _pieces_as_json(pieces), dataclasses.asdict(keys.extract),
-        keys.part_bytes, dataclasses.asdict(dataclasses.replace(keys.decontaminate, action="")),
+        made.made_of, chosen, _pieces_as_json(pieces), dataclasses.asdict(keys.extract), keys.part_bytes,
     ]  # fmt: skip
     reading.warm_up()
     do = functools.partial(stages.do, "read", depends, reading.read, tasks)
@@ -336,13 +335,13 @@ def _settle(
 ) -> tuple[list[tuple[Path, Facts]], Any]:
     """Which documents of each part stay."""
     before = _earlier_parts(keys)
-    first_new = len(before) << 32
+    first_new = FIRST_NEW << 32
     tasks = [earlier.Earlier(path, sha256, number) for number, (path, sha256) in enumerate(before)]
     read_of = [FORMAT, version("gemcutter"), before]
     already = [folder for folder, _ in stages.do("earlier", read_of, earlier.read_earlier, tasks)] if tasks else []
     folders = [*already, *(part.folder for part in parts)]
     gone = [folder / judging.GONE_FILE for folder, _ in judged]
-    depends = [judged_of, dataclasses.asdict(keys.duplicates)]
+    depends = [judged_of, dataclasses.asdict(keys.duplicates), before]
 
     def do(name: str, work: Any, tasks: Sequence[Any]) -> list[tuple[Path, Facts]]:
         return stages.do(name, depends, work, tasks)

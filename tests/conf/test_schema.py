@@ -231,6 +231,24 @@ def test_given_run_id_is_kept() -> None:
         ({"profile.steps": [0, 2]}, ["profile.steps=[0, 2]", "the first and the last step"]),
         ({"curate.sources": [schema.Source(kind="web")]}, ["kind=web", "python_env, local, huggingface"]),
         ({"curate.sources": [schema.Source(kind="local")]}, ["curate.sources[0].paths", "name at least one glob"]),
+        ({"curate.languages": ["en", "english"]}, ["curate.languages names english", "such as en"]),
+        ({"curate.thresholds": {"*": {}, "EN": {}}}, ["curate.thresholds names EN", "such as en"]),
+        ({"curate.quality.least": 0.3}, ["curate.quality.least=0.3", "curate.quality.good"]),
+        (
+            {"curate.quality.good": [schema.Source()], "curate.quality.bad": [schema.Source(kind="python_env")]},
+            ["curate.quality.good[0].paths is empty"],
+        ),
+        (
+            {"curate.toxicity.toxic": [schema.Source(paths=["a.txt"])]},
+            ["curate.toxicity.clean is empty", "documents of both kinds"],
+        ),
+        ({"curate.duplicates.repeated_in": 1}, ["curate.duplicates.repeated_in=1", "2 or more"]),
+        ({"curate.duplicates.similarity": 1.5}, ["curate.duplicates.similarity=1.5", "between 0 and 1"]),
+        ({"curate.engine": "spark"}, ["curate.engine=spark", "local, ray"]),
+        (
+            {"curate.calibrated": "a.json", "curate.reference": [schema.Source(paths=["a.txt"])]},
+            ["curate.calibrated=a.json", "give one"],
+        ),
         ({"curate.sources": [schema.Source(kind="huggingface")]}, ["curate.sources[0].dataset", "name a dataset"]),
     ],
 )

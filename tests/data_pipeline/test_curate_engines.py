@@ -15,6 +15,7 @@ import pytest
 from conf.schema import Job
 from data_pipeline.curate import curate, reading
 from data_pipeline.curate import job as curation
+from data_pipeline.curate.road import FIRST_NEW
 from data_pipeline.duplicates import steps
 from data_pipeline.engine import records
 from tests.data_pipeline import curate_tasks
@@ -112,13 +113,13 @@ def test_of_two_workers_one_may_be_killed_while_it_reads(
     undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log"
-    monkeypatch.setattr(reading, "read", functools.partial(curate_tasks.read, log, 9))
+    monkeypatch.setattr(reading, "read", functools.partial(curate_tasks.read, log, FIRST_NEW + 9))
     job = undisturbed.job(tmp_path / "out")
     job.curate.workers = 2
     curate(job)
     assert digests(tmp_path / "out") == undisturbed.digests
     begun = [int(line.split()[0]) for line in log.read_text().splitlines()]
-    assert begun.count(9) == 2
+    assert begun.count(FIRST_NEW + 9) == 2
     assert len(begun) <= len(set(begun)) + 2  # the one that was lost, and the one beside it
     assert not list((tmp_path / "work").rglob("*.attempt"))
 

@@ -18,6 +18,7 @@ from conf.exits import ConfigError, DataError
 from conf.schema import Job
 from data_pipeline.curate import curate, publish, reading
 from data_pipeline.curate import job as curation
+from data_pipeline.curate.road import FIRST_NEW
 from data_pipeline.engine import stage
 from data_pipeline.lock import locked
 from tests.data_pipeline.invented_collection import (
@@ -300,7 +301,7 @@ def test_a_file_changed_between_two_starts_is_read_anew(
     read = reading.read
 
     def stopped(task: reading.Read, folder: Path) -> dict[str, Any]:
-        if task.number == 5:
+        if task.number == FIRST_NEW + 5:
             raise Stopped
         return read(task, folder)
 
@@ -328,7 +329,7 @@ def test_a_file_changed_while_it_is_read_is_refused(tmp_path: Path, monkeypatch:
     web, read = tmp_path / "made" / "web.jsonl", reading.read
 
     def changing(task: reading.Read, folder: Path) -> dict[str, Any]:
-        if task.number == 3:
+        if task.number == FIRST_NEW + 3:
             web.write_text(web.read_text().replace("page", "note"))
         return read(task, folder)
 
