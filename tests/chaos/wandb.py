@@ -103,8 +103,15 @@ def _sync(lab: conftest.Lab, server: Server, lines: list[dict[str, Any]]) -> boo
 
 def helpers(process: int) -> list[int]:
     """The processes that W&B's client started for a process that trains: its own child's children."""
-    mirrors = children(process)
+    mirrors = [child for child in children(process) if "trainer.tracker.mirror" in _command(child)]
     return [child for mirror in mirrors for child in children(mirror)]
+
+
+def _command(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):  # it ended
+        return ""
 
 
 def children(process: int) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from tests.browser import Browser, browser, executable
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A tab of a real browser, which starting takes a second."""
     if (chromium := executable()) is None:
