@@ -8,14 +8,14 @@ Memory is plain resident memory of the process that had most of it, the index of
 
 Reached on two cores of a shared machine, 2026-11-26, with default limits and all 16 benchmarks:
 
-pipeline   347.7 M characters in 106 s by two workers: 3.27 M characters/s (bar 2.5: met), 2.10 M a CPU second, while
-           little else ran; 2.2 M and 1.9 M, with others on the same cores. One worker took 178 s. Reading takes
-           80 s (138 CPU s), the index of benchmarks 15, writing 5.6, start 1.7, all others 4. Peak of a worker 1.74 GB
-           (bar 2: met), in the index of benchmarks; 1.2 GB else; the driver 0.7 GB. With other
-           limits 14 s, from `judge` on.
-scaling    17.4, 69.6 and 278 M characters: 1, 1.04 and 1.12 of the least time a character, 1, 1.08 and 1.10 of the
-           least CPU time, both beyond 8.8 s (8.9 CPU s) for a few documents; memory of a worker 1.08 and 1.13 times
-           that for one copy, of the driver 1.00 (bars 1.2: met). Others had a core meanwhile.
+pipeline   347.7 M characters in 100 s by two workers: 3.49 M characters/s (bar 2.5: met), 2.13 M a CPU second, while
+           nothing else ran; 3.27 M with little else, 2.2 M and 1.9 M with others on the same cores. One worker took
+           178 s beside others. Reading takes 74 s (136 CPU s), the index of benchmarks 14, writing 5.6, start 1.7, all
+           others 4. Peak of a worker 1.74 GB (bar 2: met), in the index of benchmarks; 1.2 GB else; the driver 0.55 GB.
+           With other limits 14 s, from `judge` on.
+scaling    17.4, 69.6 and 278 M characters: 1.02, 1.04 and 1 of the least time a character, 1, 1.05 and 1.03 of
+           the least CPU time, both beyond what a few documents take; memory of a worker 1.03 and 1.09 times that for
+           one copy, of the driver 1.00 (bars 1.2: met), while nothing else ran.
 
 Of the 8.4 CPU s in which a worker reads 18 M characters, 2.0 are ftfy's search for broken encodings, 1.9 scrubbing, 0.9
 word lists, 0.8 language, 0.6 each the lexicon, the search for benchmarks and the columns of rules, 0.14 sketches.
