@@ -3,14 +3,14 @@
 Each is one source among good documents, a job with two workers of its own; what is measured is the plain resident
 memory of the worker that had most of it, and what the job cost. Benchmarks are indexed before.
 
-Reached on two cores of a shared machine, 2026-11-26, in GB (bar 2: met by all): good documents alone 0.87, of which 0.24
-are the index of benchmarks that all map; a line, a text file and a cell of Parquet of 500 MB 0.87 each; 200,000 documents
-1.04; 15 MB of Latin letters 1.32, of ideographs 1.22, without a blank 1.20.
+Reached on two cores of a shared machine, 2026-11-26, in GB (bar 2: met by all): good documents alone 0.87, of which
+0.24 are the index of benchmarks that all map; a line, a text file and a cell of Parquet of 500 MB 0.87 each; 200,000
+documents 1.04; 15 MB of Latin letters 1.32, of ideographs 1.22, without a blank 1.20.
 
-A cell that is alone in its row group is told by what the file says of that group. One among other rows is read: pyarrow
-then holds it four times, 2.3 GB with what a process begins with (as it lies in the file, decompressed, in the dictionary,
-in the array). The lexicon of what is prohibited made a list of one string each of ideographs, and of pairs and more:
-1.26 GB and half the time; it goes through long texts in pieces now.
+A cell that is alone in its row group is told by what the file says of that group. One among other rows is read:
+pyarrow then holds it four times, 2.3 GB with what a process begins with (as it lies in the file, decompressed, in the
+dictionary, in the array). The lexicon of what is prohibited made a list of one string each of ideographs, and of pairs
+and more: 1.26 GB and half the time; it goes through long texts in pieces now.
 """
 
 from __future__ import annotations
