@@ -25,8 +25,8 @@ FILES = (
     "calibrated", "quality.model", "toxicity.model", "duplicates.earlier", "decontaminate.folder",
     "decontaminate.benchmarks", "private.key_file", "harm.blocked", "harm.prohibited", "harm.lexicons",
 )  # fmt: skip
+_MARK = "gemcutter-curate-work"  # a file that a work folder has
 # Where the text lies and who does the work does not change it.
-_MARK = "gemcutter-curate-work"
 NOT_IDENTITY = ("output", "work", "previous", "workers", "engine", "ray_address")
 
 

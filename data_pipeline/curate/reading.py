@@ -46,7 +46,6 @@ CHUNK_RECORDS, CHUNK_BYTES = 256, 1 << 20  # handed to extraction together
 DOCUMENTS = "documents.parquet"
 ROW_GROUP_BYTES = 8 * 2**20
 SHINGLING = minhash.Shingling()
-# Of JSON.
 
 
 @dataclass(frozen=True)

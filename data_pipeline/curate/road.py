@@ -101,7 +101,6 @@ def curate(
     for _, facts in written:
         tally.merge(Tally.from_json(facts["tally"]))
     values = tally.card_values()
-    values["duplicates"]["earlier"] = [Path(folder).name for folder in keys.duplicates.earlier]
     counts = values["counts"]
     if not counts["documents_kept"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["dropped"].items())
@@ -197,17 +196,17 @@ def _classifiers(keys: Curate) -> list[models.Classifier]:
     return [task for task in wanted if task.positive]
 
 
+def _as_json(chosen: Sequence[Source]) -> list[Any]:
+    """Sources as what is read of them depends on them: with the time at which each of their files was changed last."""
+    return [(dataclasses.asdict(source), inputs.versions(source)) for source in chosen]
+
+
 def _learned_from(chosen: Sequence[Source]) -> list[Any]:
     """The same of sources that are read whole, of every kind."""
     return [
         (dataclasses.asdict(source), inputs.versions(source) or _pieces_as_json([*enumerate(sources.pieces(source))]))
         for source in chosen
     ]
-
-
-def _as_json(chosen: Sequence[Source]) -> list[Any]:
-    """Sources as what is read of them depends on them: with the time at which each of their files was changed last."""
-    return [(dataclasses.asdict(source), inputs.versions(source)) for source in chosen]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -238,9 +237,7 @@ def _read(keys: Curate, stages: Stages, made: Models) -> tuple[list[Part], Any]:
         reading.Read(FIRST_NEW + number, keys.sources[n], n, piece, how) for number, (n, piece) in enumerate(pieces)
     ]
     # Not the limits among the keys, which are held against what was measured: and what files hold is in `made_of`.
-    depends = [
-        made.made_of, chosen, _pieces_as_json(pieces), dataclasses.asdict(keys.extract), keys.part_bytes,
-    ]  # fmt: skip
+    depends = [made.made_of, chosen, _pieces_as_json(pieces), keys.part_bytes]
     reading.warm_up()
     do = functools.partial(stages.do, "read", depends, reading.read, tasks)
     parts: list[Part] = []
@@ -343,9 +340,7 @@ def _settle(
     gone = [folder / judging.GONE_FILE for folder, _ in judged]
     depends = [judged_of, dataclasses.asdict(keys.duplicates), before]
 
-    def do(name: str, work: Any, tasks: Sequence[Any]) -> list[tuple[Path, Facts]]:
-        return stages.do(name, depends, work, tasks)
-
+    do = stages.depending(depends)
     folders, gone = merged.few(folders, do), records.few("gone", gone, do)
     equal = _few(steps.equal(folders, gone, first_new, do), "equal", do)
     similar = None
@@ -387,9 +382,7 @@ def _write(
     settled: Sequence[tuple[Path, Facts]],
     depends: Any,
 ) -> list[tuple[Path, Facts]]:
-    def do(name: str, work: Any, tasks: Sequence[Any]) -> list[tuple[Path, Facts]]:
-        return stages.do(name, depends, work, tasks)
-
+    do = stages.depending(depends)
     common: list[Path] = []
     if (least := keys.duplicates.repeated_in) is not None:
         files = records.few("lines", [folder / lines.FILE for folder, _ in settled], do)
@@ -405,7 +398,7 @@ def _write(
         writing.Write(run, common, repeats, action, keys.part_bytes)
         for run in _runs(keys.part_bytes, keys.sources, parts, settled)
     ]
-    return stages.do("write", depends, writing.write, tasks)
+    return do("write", writing.write, tasks)
 
 
 def _ranges(files: Sequence[Path]) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipeline.curate.publish import digest
 from data_pipeline.engine import stage
+from data_pipeline.engine.records import Do
 from data_pipeline.engine.stage import Engine, Facts, Stage
 
 _TELL_SECONDS = 10.0
@@ -39,6 +40,14 @@ class Stages:
         numbers = range(len(tasks)) if wanted is None else wanted
         facts = stage.run(one, self.root, self.engine, _told(name), wanted)
         return [(stage.folder_of(self.root / one.name, n), of_task) for n, of_task in zip(numbers, facts, strict=True)]
+
+    def depending(self, depends: Any) -> Do:
+        """Does stages whose outputs all depend on the same."""
+
+        def do(name: str, work: Callable[[Any, Path], Facts], tasks: Sequence[Any]) -> list[tuple[Path, Facts]]:
+            return self.do(name, depends, work, tasks)
+
+        return do
 
 
 def _told(name: str) -> Callable[[int, int], None]:
