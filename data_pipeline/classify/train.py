@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from data_pipeline.batched import batched
 from data_pipeline.classify import linear
 from data_pipeline.classify.linear import Array, Linear
 from data_pipeline.signals.hashing import nonzero, place, room
@@ -50,7 +51,8 @@ class Sample:
 
     def add(self, texts: Iterable[tuple[str, bool]], source: str = "") -> None:
         """Texts with whether they are of the positive kind. Texts without words are passed over."""
-        for batch in _batches(texts):
+        looked_at = ((text[:LONGEST], positive) for text, positive in texts)
+        for batch in batched(looked_at, lambda one: len(one[0]), _BATCH_CHARACTERS):
             prints = fingerprints(Tokens.of([text for text, _ in batch]))
             for (text, positive), print_ in zip(batch, prints.tolist(), strict=True):
                 if print_:
@@ -154,7 +156,7 @@ def split(sample: Sample) -> Split:
     documents, both = sample.documents()
     if not documents:
         raise ValueError("no documents to train from: both kinds need some")
-    tokens = [Tokens.of(batch) for batch in _by_size([document.text for document in documents])]
+    tokens = [Tokens.of(batch) for batch in batched((one.text for one in documents), len, _BATCH_CHARACTERS)]
     parts_D = np.concatenate([_drawn(one) for one in tokens]) % np.uint64(_PARTS)
     held_out_D, calibration_D, training_D = parts_D == 0, parts_D == 1, parts_D > 1
     repeated_D = _repeated(*_joined([_shingles_of(one) for one in tokens]), training_D)
@@ -246,22 +248,6 @@ def area(scores_D: Array, positive_D: Array) -> float:
 def fingerprints(tokens: Tokens) -> npt.NDArray[np.uint64]:
     """Of each document's words, without case, accents and signs; 0 where there are none."""
     return _fingerprints(tokens.folded_W, tokens.kinds_W, tokens.words_D1)
-
-
-def _batches(texts: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
-    batch: list[tuple[str, bool]] = []
-    size = 0
-    for text, positive in texts:
-        batch.append((text[:LONGEST], positive))
-        size += len(batch[-1][0])
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    yield batch
-
-
-def _by_size(texts: Sequence[str]) -> Iterator[list[str]]:
-    yield from ([text for text, _ in batch] for batch in _batches((text, False) for text in texts) if batch)
 
 
 def _joined(pieces: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from conf.exits import DataError
+from data_pipeline.batched import batched
 from data_pipeline.curate.reading import BATCH_CHARACTERS, SHINGLING
 from data_pipeline.duplicates import exact, minhash, ranks
-from data_pipeline.signals.tokens import Tokens, batches
+from data_pipeline.signals.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read_earlier(task: Earlier, folder: Path) -> dict[str, Any]:
             )
         with pq.ParquetFile(task.path) as file:
             texts = (text for batch in file.iter_batches(columns=["text"]) for text in batch["text"].to_pylist())
-            for batch in batches(texts, BATCH_CHARACTERS):
+            for batch in batched(texts, len, BATCH_CHARACTERS):
                 numbers = first + np.arange(count, count + len(batch), dtype=np.uint64)
                 marks.append(exact.fingerprints(batch))
                 measured.append((numbers, minhash.measure(Tokens.of(batch), SHINGLING)))

@@ -15,6 +15,7 @@ import numpy as np
 from conf.exits import ConfigError, DataError
 from conf.schema import Decontaminate, Extract, Source
 from data_pipeline import signals, sources
+from data_pipeline.batched import batched
 from data_pipeline.classify.language import identify
 from data_pipeline.classify.train import Sample, split, train
 from data_pipeline.curate import inspectors
@@ -28,7 +29,7 @@ from data_pipeline.extract import of_this_process
 from data_pipeline.private.scrub import scrub
 from data_pipeline.signals import calibrate
 from data_pipeline.signals.calibrate import Calibrated
-from data_pipeline.signals.tokens import Tokens, batches
+from data_pipeline.signals.tokens import Tokens
 
 INDEX, CERTIFICATE = "benchmarks.index", "certificate.json"
 MODEL, REPORT = "model.npz", "report.json"
@@ -153,7 +154,7 @@ def take_limits(task: Reference, folder: Path) -> dict[str, Any]:
             stop_words = calibrate.find_stop_words(of_language)
             measured = [
                 signals.measure(Tokens.of(batch), [language] * len(batch), {language: stop_words})
-                for batch in batches(of_language, _BATCH_CHARACTERS)
+                for batch in batched(of_language, len, _BATCH_CHARACTERS)
             ]
             columns = {name: np.concatenate([one[name] for one in measured]) for name in signals.COLUMNS}
             found[language] = calibrate.calibrate(columns, language, stop_words)

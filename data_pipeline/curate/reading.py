@@ -13,7 +13,7 @@ A task writes parts, so that its memory does not grow with what there is to read
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from conf.schema import Source
 from data_pipeline import signals, sources
+from data_pipeline.batched import batched
 from data_pipeline.classify.language import UNKNOWN, identify
 from data_pipeline.curate import inspectors, spans
 from data_pipeline.curate.columns import READ, SCRUBBED
@@ -98,7 +99,8 @@ def read(task: Read, folder: Path) -> dict[str, Any]:
     batch_characters = min(BATCH_CHARACTERS, task.how.part_bytes)
     parts: list[dict[str, Any]] = []
     part: _Part | None = None
-    for batch in _batches(_documents(task, loaded), batch_characters):
+    documents = _documents(task, loaded)
+    for batch in batched(documents, lambda document: len(document.text), batch_characters, PART_DOCUMENTS):
         if part is None:
             first = parts[-1]["first"] + parts[-1]["documents"] if parts else 0
             part = _Part(folder / f"{len(parts):05d}", task, first)
@@ -198,31 +200,9 @@ def _scrubbed_again(text: str, key: bytes) -> str:
     return scrub(text, key=key).text
 
 
-def chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Records some at a time, of a bounded number and size."""
-    chunk: list[Record] = []
-    size = 0
-    for record in records:
-        chunk.append(record)
-        size += len(record.content)
-        if len(chunk) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _batches(documents: Iterator[Document], characters: int) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= characters or len(batch) >= PART_DOCUMENTS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records as they are handed to extraction."""
+    return batched(records, lambda record: len(record.content), CHUNK_BYTES, CHUNK_RECORDS)
 
 
 # ---- documents to columns --------------------------------------------------------------------------------------------

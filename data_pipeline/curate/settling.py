@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_pipeline.batched import batched
 from data_pipeline.curate.columns import COPIES
 from data_pipeline.curate.judging import REASONS
 from data_pipeline.curate.reading import BATCH_CHARACTERS, DOCUMENTS
 from data_pipeline.duplicates import lines, survivors
 from data_pipeline.duplicates.steps import Found
 from data_pipeline.engine import records
-from data_pipeline.signals.tokens import Tokens, batches
+from data_pipeline.signals.tokens import Tokens
 
 SETTLED = "settled.parquet"
 LETTERS = 30  # fewest of a line or paragraph that counts as one: shorter ones repeat in good text, too
@@ -66,7 +67,7 @@ def _write_passages(
 ) -> None:
     texts = texts_of(task.folder, stays_D)
     counted, at = [], 0
-    for batch in batches(texts, BATCH_CHARACTERS):
+    for batch in batched(texts, len, BATCH_CHARACTERS):
         numbers = numbers_K[at : at + len(batch)]
         counted.append(lines.counted(numbers, lines.passages(Tokens.of(batch), LETTERS)))
         at += len(batch)

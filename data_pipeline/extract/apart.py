@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from conf.exits import DataError
 from conf.processes import starter
+from data_pipeline.batched import batched
 from data_pipeline.document import Record
 from data_pipeline.extract.errors import UnreadableError
 from data_pipeline.extract.plain import Extracted, read
@@ -68,7 +69,8 @@ class Apart:
         """
         outcomes: dict[int, Outcome] = {}
         try:
-            for batch in _batches(records):
+            apart = [number for number, record in enumerate(records) if record.form in UNTRUSTED]
+            for batch in batched(apart, lambda number: len(records[number].content), BATCH_BYTES, BATCH_RECORDS):
                 self._read_batch(records, batch, outcomes)
         except BaseException:
             self.close()  # else its late answers would be taken for those to other records
@@ -135,21 +137,6 @@ def _of_process(process: int, seconds: float, memory: int) -> Apart:
     # A fork of ours inherits this, and has no right to our child.
     atexit.register(lambda: apart.close() if os.getpid() == process else None)
     return apart
-
-
-def _batches(records: Sequence[Record]) -> Iterator[list[int]]:
-    """Numbers of the records that are read apart, some at a time."""
-    batch: list[int] = []
-    size = 0
-    for number, record in enumerate(records):
-        if record.form in UNTRUSTED:
-            batch.append(number)
-            size += len(record.content)
-            if len(batch) >= BATCH_RECORDS or size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
 
 
 class _DeadError(Exception):

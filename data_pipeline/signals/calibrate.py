@@ -27,9 +27,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from data_pipeline.batched import batched
 from data_pipeline.signals.gopher import MOST_STOP_WORDS
 from data_pipeline.signals.thresholds import DEFAULTS, OTHERS, SETS, Columns, Rule, Thresholds, rules
-from data_pipeline.signals.tokens import ALPHABETIC, Tokens, batches
+from data_pipeline.signals.tokens import ALPHABETIC, Tokens
 
 Way: TypeAlias = Literal["tail", "quantile", "deviation"]
 
@@ -117,7 +118,7 @@ def find_stop_words(texts: Iterable[str]) -> tuple[str, ...]:
     counts: dict[int, int] = {}
     words: dict[int, str] = {}
     total = 0
-    for batch in batches(texts, _BATCH_CHARACTERS):
+    for batch in batched(texts, len, _BATCH_CHARACTERS):
         tokens = Tokens.of(batch)
         spoken = np.flatnonzero(tokens.kinds_W & ALPHABETIC)
         total += int(spoken.size)

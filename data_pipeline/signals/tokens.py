@@ -13,7 +13,7 @@ Axes: C characters, W words, L lines, D documents; `words_D1[d]:words_D1[d + 1]`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -118,20 +118,6 @@ def mix(hash_: np.uint64) -> np.uint64:
     hash_ ^= hash_ >> np.uint64(33)
     hash_ *= MIX
     return hash_ ^ (hash_ >> np.uint64(29))
-
-
-def batches(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """The texts in their order, each batch of so many characters or as many more as its last text brings."""
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 # The loops below hand single characters to functions and no arrays: numba counts references to those at each call,

@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.batched import batched
 from data_pipeline.decontaminate import items
 from data_pipeline.decontaminate.index import Index
 from data_pipeline.decontaminate.items import Evaluation, Item
 from data_pipeline.decontaminate.match import CLUSTER, RUN, match
-from data_pipeline.signals.tokens import Tokens, batches
+from data_pipeline.signals.tokens import Tokens
 from tests import planting
 from tests.bench import corpus
 from tests.bench.loader import ONE_THREAD, Contestant, Failed, own_environment, run_python
@@ -173,7 +174,7 @@ def speed(evaluations: Sequence[Evaluation], texts: Sequence[str], runs: Path, r
     runs.mkdir(parents=True, exist_ok=True)
     index.save(file := runs / "decontamination.index")
     index = Index.open(file)
-    tokenised = [Tokens.of(batch) for batch in itertools.islice(batches(texts, _BATCH), _BATCHES)]
+    tokenised = [Tokens.of(batch) for batch in itertools.islice(batched(texts, len, _BATCH), _BATCHES)]
     match(index, tokenised[0])
     began = time.process_time()  # of one thread, whatever else the machine does
     spans = [match(index, tokens) for tokens in tokenised]

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.batched import batched
 from data_pipeline.duplicates import minhash, ranks, steps
 from data_pipeline.duplicates.minhash import Shingling
 from data_pipeline.engine import records
 from data_pipeline.engine.local import Local
 from data_pipeline.engine.stage import Stage, folder_of, run
-from data_pipeline.signals.tokens import Tokens, batches
+from data_pipeline.signals.tokens import Tokens
 
 BATCH_CHARACTERS = 1_000_000
 LEAST = 0.75
@@ -45,7 +46,7 @@ def read(task: Read, folder: Path) -> dict[str, Any]:
     """Write bands, sketches and ranks."""
     first = task.number << 32
     characters, measured, lengths = 0, [], []
-    for texts in batches(_texts(task.path), BATCH_CHARACTERS):
+    for texts in batched(_texts(task.path), len, BATCH_CHARACTERS):
         documents = np.uint64(first + len(lengths)) + np.arange(len(texts), dtype=np.uint64)
         measured.append((documents, minhash.measure(Tokens.of(texts), task.how)))
         lengths += map(len, texts)

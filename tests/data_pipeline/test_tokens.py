@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipeline.batched import batched
 from data_pipeline.signals.characters import BLANK, characters
-from data_pipeline.signals.tokens import ALPHABETIC, IDEOGRAPHIC, SPOKEN, Tokens, batches
+from data_pipeline.signals.tokens import ALPHABETIC, IDEOGRAPHIC, SPOKEN, Tokens
 
 compiled = settings(deadline=None)  # the first example waits for the compiler
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.text("a.-'1 \n(,:/éЖ水ก็#+%"), max_size=5)
@@ -103,7 +104,7 @@ def test_marks_of_every_plane_vanish() -> None:
 @compiled
 @given(TEXTS, st.integers(1, 9))
 def test_batches_hold_every_text_in_order(texts: list[str], characters_: int) -> None:
-    found = list(batches(texts, characters_))
+    found = list(batched(texts, len, characters_))
     assert [text for batch in found for text in batch] == texts
     assert all(found)
     assert all(sum(map(len, batch)) >= characters_ > sum(map(len, batch[:-1])) for batch in found[:-1])
